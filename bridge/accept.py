@@ -1,0 +1,88 @@
+"""Make events durable: drop repeats, stamp and enqueue, all in one atomic Redis call."""
+
+from collections.abc import Sequence
+
+import redis
+
+from bridge import events
+from bridge.errors import NotDurable
+from bridge.events import Event
+from bridge.queues import QUEUES_KEY, job_fields
+
+#: Seconds in which a second event of the same id is a repeat; DingTalk's own retries end after 40 s,
+#: its failed list follows minutes to hours later.
+REPEAT_WINDOW = 86400
+#: List; one entry wakes one waiting worker.
+WAKE_KEY = "bridge:wake"
+#: Entries kept in the wake list; more would only wake workers that find nothing.
+WAKE_LIMIT = 64
+#: Hash: event type → how many were accepted, since this Redis began.
+ACCEPTED_KEY = "bridge:accepted"
+#: Hash: event type → Redis' microseconds at which the last one was accepted.
+LAST_KEY = "bridge:last"
+
+_ACCEPT = """
+-- bridge:seen:<event id>  string: marks an accepted event for the repeat window
+-- rq:job:<job id>         hash: the job as RQ saves it, and stamp (Redis' microseconds) and life (run_id)
+-- rq:queue:<type>         list: ids of waiting jobs        rq:queues  set: the keys of all queues
+-- rq:failed|finished|scheduled:<type>  zset: a job that is fed in anew leaves them
+-- bridge:wake, bridge:accepted, bridge:last  see accept.py
+local queues_key, wake, accepted, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local window, wake_limit, again = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local time = redis.call('TIME')
+local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
+local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local at, fresh = 4, {}
+while at <= #ARGV do
+  local id, job, queue, type, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local job_key = 'rq:job:' .. job
+  local status = redis.call('HGET', job_key, 'status')
+  local waits = status == 'queued' or status == 'started' or status == 'scheduled'
+  local marked = not redis.call('SET', 'bridge:seen:' .. id, stamp, 'NX', 'EX', window)
+  if waits or (marked and not again) then
+    fresh[#fresh + 1] = 0
+  else
+    if status then
+      redis.call('DEL', job_key)
+      redis.call('ZREM', 'rq:failed:' .. queue, job)
+      redis.call('ZREM', 'rq:finished:' .. queue, job)
+    end
+    local fields = {'stamp', stamp, 'life', life}
+    for i = at + 5, at + 4 + count do fields[#fields + 1] = ARGV[i] end
+    redis.call('HSET', job_key, unpack(fields))
+    redis.call('SADD', queues_key, 'rq:queue:' .. queue)
+    redis.call('RPUSH', 'rq:queue:' .. queue, job)
+    redis.call('RPUSH', wake, '1')
+    redis.call('HINCRBY', accepted, type, 1)
+    redis.call('HSET', last, type, stamp)
+    fresh[#fresh + 1] = 1
+  end
+  at = at + 5 + count
+end
+redis.call('LTRIM', wake, 0, wake_limit - 1)
+return fresh
+"""
+
+
+class Acceptor:
+    """The one way in for every event, whether pushed, drained, pulled or replayed."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._script = connection.register_script(_ACCEPT)
+
+    def accept(self, batch: Sequence[Event], *, again: bool = False) -> list[bool]:
+        """For each event whether it is new; False is a repeat, which needs nothing more.
+
+        `again` feeds in what was accepted before (replay); an event that still waits is a repeat even
+        then. Raises NotDurable when Redis did not take them: they may or may not be there.
+        """
+        arguments: list[str | bytes | int] = [REPEAT_WINDOW, WAKE_LIMIT, int(again)]
+        for event in batch:
+            fields = [part for pair in job_fields(event).items() for part in pair]
+            queue = events.queue_of(event.type)
+            arguments += [event.id, events.job_id(event.id), queue, queue, len(fields), *fields]
+        try:
+            fresh = self._script(keys=[QUEUES_KEY, WAKE_KEY, ACCEPTED_KEY, LAST_KEY], args=arguments)
+        except redis.RedisError as error:
+            raise NotDurable(f"Redis did not take the event: {type(error).__name__}") from error
+        return [bool(flag) for flag in fresh]

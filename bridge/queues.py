@@ -1,0 +1,122 @@
+"""Redis connections, and an event as an ordinary RQ job on the queue of its type."""
+
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+import redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from bridge import embedded, events
+from bridge.config import Config
+from bridge.events import Event
+
+#: The function that an event's job names; `dingbridge work` knows it and calls no other.
+EVENT_FUNCTION = "workers.batch.apply"
+#: Seconds an event's job may run before RQ's tools call it overdue.
+JOB_TIMEOUT = 600
+#: Seconds that a finished job stays to be seen in rq-dashboard.
+RESULT_TTL = 600
+#: Seconds that a failed job stays to be seen and requeued: thirty days.
+FAILURE_TTL = 30 * 86400
+#: Set of every queue's key, kept by RQ.
+QUEUES_KEY = "rq:queues"
+
+
+class Patience(Enum):
+    """How long a process may wait for Redis: (connect seconds, read seconds, retries)."""
+
+    #: A callback has to be answered well within a second; the sender retries, we do not.
+    RECEIVER = (0.05, 0.1, 0)
+    #: Above the time that a worker blocks for the next event.
+    WORKER = (2.0, 30.0, 3)
+
+
+def connect(config: Config, patience: Patience) -> redis.Redis:
+    """A client for the configured Redis; starts the embedded one. Raises RedisUnusable."""
+    connect_seconds, read_seconds, retries = patience.value
+    backoff = ExponentialBackoff(cap=1.0, base=0.05) if retries else NoBackoff()
+    options: dict[str, Any] = {
+        "socket_connect_timeout": connect_seconds,
+        "socket_timeout": read_seconds,
+        "retry": Retry(backoff, retries),
+    }
+    url = config.redis.url
+    if url == "embedded":
+        return redis.Redis(unix_socket_path=str(embedded.ensure(config.var)), **options)
+    if url.startswith("redis+sentinel://"):
+        return _sentinel(url, options)
+    return redis.Redis.from_url(url, **options)
+
+
+def _sentinel(url: str, options: Mapping[str, Any]) -> redis.Redis:
+    """`redis+sentinel://[user:password@]host:port,host:port/service/db[?option=value]`"""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    addresses = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":")
+        addresses.append((name.strip("[]"), int(port)) if name else (port.strip("[]"), 26379))
+    extra = dict(parse_qsl(parts.query))
+    if password:
+        extra |= {"username": unquote(user) or "default", "password": unquote(password)}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        addresses, socket_connect_timeout=options["socket_connect_timeout"], socket_timeout=1.0
+    )
+    client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
+        service or "mymaster", db=int(database or 0), **options, **extra
+    )
+    return client
+
+
+def show_queues(connection: redis.Redis) -> None:
+    """Make every event queue visible to RQ's tools, also while it is empty."""
+    connection.sadd(QUEUES_KEY, *(f"rq:queue:{name}" for name in events.queue_names()))
+
+
+def encode(event: Event) -> bytes:
+    """The job's `data`, as RQ's JSON serializer writes a call: function, instance, args, kwargs."""
+    return b'["%s",null,[%s],{}]' % (EVENT_FUNCTION.encode(), msgspec.json.encode(event))
+
+
+_Call = tuple[str, Any, tuple[Event], dict[str, Any]]
+_decoder: msgspec.json.Decoder[_Call] = msgspec.json.Decoder(_Call)
+
+
+def decode(data: bytes) -> Event:
+    """The event of a job's `data`. Raises ValueError when it is not a call of EVENT_FUNCTION."""
+    try:
+        # RQ compresses what it saves again, as on a requeue.
+        plain = data if data.startswith(b"[") else zlib.decompress(data)
+        function, instance, (event,), kwargs = _decoder.decode(plain)
+    except (msgspec.DecodeError, zlib.error) as error:
+        raise ValueError(f"not an event's job: {error}") from None
+    if function != EVENT_FUNCTION or instance is not None or kwargs:
+        raise ValueError(f"the job names {function[:80]}, not {EVENT_FUNCTION}")
+    if event.v != events.VERSION:
+        raise ValueError(f"the job is of version {event.v}; this worker knows version {events.VERSION}")
+    return event
+
+
+def job_fields(event: Event) -> dict[str, str | bytes | int]:
+    """The hash of a waiting job, as RQ saves one; `accept` adds Redis' own stamp and life."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "created_at": now,
+        "enqueued_at": now,
+        "data": encode(event),
+        "description": events.describe(event),
+        "origin": events.queue_of(event.type),
+        "status": "queued",
+        "timeout": JOB_TIMEOUT,
+        "result_ttl": RESULT_TTL,
+        "failure_ttl": FAILURE_TTL,
+    }

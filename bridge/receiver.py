@@ -1,0 +1,151 @@
+"""The Flask app that DingTalk calls: callback, health and metrics. It touches neither SQL nor DingTalk's API."""
+
+import time
+
+import msgspec
+import redis
+import structlog
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from bridge import crypto, events
+from bridge.accept import Acceptor
+from bridge.config import AppConfig, Config
+from bridge.crypto import SUITE_CREATION_OWNER, Key, Opened
+from bridge.errors import MalformedCallback, NotDurable, Refused, UnknownApp
+from bridge.metrics import Metrics
+
+#: Bytes; DingTalk documents no limit, its own payloads are a few kilobytes.
+MAX_BODY = 1 << 20
+#: Query parameters by meaning; the first that is not empty wins (Callback-Crypto README, KB-E/0004).
+SIGNATURE_NAMES = ("msg_signature", "signature")
+TIMESTAMP_NAMES = ("timestamp", "timeStamp")
+
+log = structlog.get_logger()
+
+
+class _Body(msgspec.Struct):
+    encrypt: str
+
+
+class App:
+    """One configured app, ready to open envelopes."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self.name = config.name
+        self.corp_id = config.corp_id
+        self.check_reply = config.check_reply
+        self.keys: tuple[Key, ...] = tuple(pair.key() for pair in config.keys)
+        self.owners = frozenset(config.owner_keys)
+        if config.kind == "suite":
+            # While a suite is being created it has no key of its own yet.
+            self.owners |= {SUITE_CREATION_OWNER}
+
+    def open(self) -> Opened:
+        """The envelope of the present request. Raises Refused."""
+        signature, timestamp, nonce = _query(*SIGNATURE_NAMES), _query(*TIMESTAMP_NAMES), _query("nonce")
+        try:
+            encrypted = _decode_body(request.get_data()).encrypt
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
+        return crypto.open_envelope(self.keys, self.owners, signature, timestamp, nonce, encrypted)
+
+    def seal(self, opened: Opened, parsed: events.Parsed) -> Response:
+        """The encrypted reply, for the owner and with the key that came in."""
+        reply = crypto.seal(
+            opened.key, self._reply(opened, parsed), opened.owner, _query(*TIMESTAMP_NAMES), _query("nonce")
+        )
+        return _json(reply, 200)
+
+    def _reply(self, opened: Opened, parsed: events.Parsed) -> bytes:
+        """`success`, or a suite check's `Random` where that is wanted (crypto.md §9: sources disagree)."""
+        wanted = self.check_reply == "random" or (self.check_reply == "auto" and opened.owner == SUITE_CREATION_OWNER)
+        return parsed.random.encode() if wanted and parsed.random else b"success"
+
+
+def create_receiver(config: Config, connection: redis.Redis) -> Flask:
+    """The WSGI app; `connection` is a client of Patience.RECEIVER."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.strict_slashes = False  # DingTalk refuses redirects (errcode 71012)
+    app.url_map.merge_slashes = False
+    if config.trusted_proxies:
+        hops = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
+    apps = {app_config.name: App(app_config) for app_config in config.apps}
+    acceptor, metrics = Acceptor(connection), Metrics()
+
+    @app.post("/callback/<name>", provide_automatic_options=False)
+    def callback(name: str) -> Response:
+        begun = time.perf_counter()
+        if (target := apps.get(name)) is None:
+            raise UnknownApp
+        opened = target.open()
+        parsed = events.parse(opened.message, target.name, target.corp_id)
+        fresh = acceptor.accept(parsed.events) if parsed.events else []
+        for event, new in zip(parsed.events, fresh, strict=True):
+            metrics.count(name, event.type, "accepted" if new else "repeated")
+        if not parsed.events:
+            metrics.count(name, parsed.type, "checked")
+        reply = target.seal(opened, parsed)
+        metrics.seconds.observe(time.perf_counter() - begun)
+        return reply
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return _json({"status": "up"}, 200)
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        up = _answers(connection)
+        return _json({"ready": up, "components": {"redis": "up" if up else "down"}}, 200 if up else 503)
+
+    @app.get("/metrics")
+    def metrics_page() -> Response:
+        return Response(metrics.render(), mimetype="text/plain")
+
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        return _refusal(metrics, apps, error.status, str(error))
+
+    @app.errorhandler(NotDurable)
+    def not_durable(error: NotDurable) -> Response:
+        return _refusal(metrics, apps, 503, str(error))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return _refusal(metrics, apps, error.code or 500, error.name.lower())
+
+    return app
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def _query(*names: str) -> str:
+    """The first of these query parameters that says anything. Raises MalformedCallback."""
+    for name in names:
+        if value := request.args.get(name):
+            return value
+    raise MalformedCallback(f"no {names[-1]} in the query")
+
+
+def _json(body: object, status: int) -> Response:
+    return Response(msgspec.json.encode(body), status, mimetype="application/json")
+
+
+def _refusal(metrics: Metrics, apps: dict[str, App], status: int, reason: str) -> Response:
+    """One JSON line for the sender, one log line for the operator. Only known app names are repeated."""
+    name = (request.view_args or {}).get("name")
+    app_name = name if name in apps else "none"
+    metrics.refused.labels(app_name, str(status)).inc()
+    log.warning("refused", app=app_name, status=status, reason=reason)
+    return _json({"error": reason}, status)
+
+
+def _answers(connection: redis.Redis) -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,1 @@
+"""A DingTalk that runs offline: organisations, API, callbacks and faults."""

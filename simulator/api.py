@@ -1,0 +1,33 @@
+"""The Flask app: every API path of api.md at its root, and the control under /_sim."""
+
+from flask import Flask, Response
+
+from simulator import api_callbacks, api_departments, api_legacy, api_roles, api_suites, api_tokens, api_users
+from simulator.call import Route
+from simulator.control import control
+from simulator.gateway import view_of
+from simulator.world import World
+
+ROUTES: tuple[Route, ...] = (
+    *api_tokens.ROUTES,
+    *api_suites.ROUTES,
+    *api_users.ROUTES,
+    *api_departments.ROUTES,
+    *api_roles.ROUTES,
+    *api_callbacks.ROUTES,
+    *api_legacy.ROUTES,
+)
+
+
+def create_api(world: World) -> Flask:
+    """The WSGI application of one simulator."""
+    app = Flask("simulator", static_folder=None)
+    for route in ROUTES:
+        app.add_url_rule(route.path, route.path, view_of(world, route), methods=["GET", "POST"])
+    app.register_blueprint(control(world))
+    app.register_error_handler(404, _unknown)
+    return app
+
+
+def _unknown(error: Exception) -> tuple[Response, int] | Response:
+    return Response('{"errcode":404,"errmsg":"请求的URI地址不存在"}', mimetype="application/json")

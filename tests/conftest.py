@@ -1,0 +1,52 @@
+"""Fixtures for every test: a real Redis, a real PostgreSQL, a datastore of each kind."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.servers import flush, running_postgresql, running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of one Redis for the whole run."""
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of an empty Redis."""
+    flush(redis_server)
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A URL of one PostgreSQL for the whole run, with a place for the database's name."""
+    with running_postgresql() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> Iterator[str]:
+    """The URL of an empty database on PostgreSQL."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = sa.create_engine(postgresql.format(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield postgresql.format(database=name)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def datastore_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty datastore, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/dingbridge.db"
+    return str(request.getfixturevalue("postgresql_url"))

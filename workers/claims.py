@@ -1,0 +1,229 @@
+"""A worker's claims on waiting jobs: many taken at once from all queues, under a lease, and told finished at once.
+
+A claimed id lies in a list of its worker's own until the job is finished, put off, failed or given back, so a
+worker that dies holds its jobs no longer than its lease. Redis keys:
+
+  rq:queue:<name>          list: ids of waiting jobs
+  rq:job:<id>              hash: the job, as RQ saves it, with our stamp and life
+  rq:wip:<name>            zset: `<id>:<worker>` of claimed jobs; +inf keeps them out of stock maintenance's reach
+  rq:scheduled:<name>      zset: ids that wait for their next attempt, by its Unix time
+  rq:finished|failed:<name>  zset: ids by the Unix time at which they are forgotten
+  rq:worker:<worker>       hash: the worker, as RQ registers it
+  bridge:claimed:<worker>  list: the ids this worker holds
+  bridge:lease:<worker>    string with expiry: the worker lives
+  bridge:claimers          set: workers that may hold claims
+  bridge:wake              list: see accept.py
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import redis
+
+from bridge.accept import WAKE_KEY
+from bridge.queues import RESULT_TTL
+
+#: Seconds that a lease lasts without renewal, and between two renewals.
+LEASE_SECONDS = 15.0
+RENEW_SECONDS = 4.0
+#: Set of the workers that may hold claims.
+CLAIMERS_KEY = "bridge:claimers"
+
+_CLAIM = """
+local claimed, lease, claimers, wake, worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local worker, limit, lease_ms, iso = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+redis.call('SET', lease, '1', 'PX', lease_ms)
+redis.call('SADD', claimers, worker)
+local now = tonumber(redis.call('TIME')[1])
+local names, soonest = {}, ''
+for i = 5, #ARGV do
+  local name = ARGV[i]
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:scheduled:' .. name, '-inf', now, 'LIMIT', 0, limit)) do
+    redis.call('ZREM', 'rq:scheduled:' .. name, id)
+    redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
+    redis.call('RPUSH', 'rq:queue:' .. name, id)
+  end
+  names[#names + 1] = name
+end
+local jobs, count = {}, 0
+while #names > 0 and count < limit do
+  local waiting = {}
+  for _, name in ipairs(names) do
+    local id = count < limit and redis.call('LPOP', 'rq:queue:' .. name)
+    if id then
+      waiting[#waiting + 1] = name
+      local key = 'rq:job:' .. id
+      local job = redis.call('HMGET', key, 'data', 'stamp', 'life', 'number_of_retries')
+      if job[1] then
+        count = count + 1
+        redis.call('RPUSH', claimed, id)
+        redis.call('HSET', key, 'status', 'started', 'worker_name', worker, 'started_at', iso, 'last_heartbeat', iso)
+        redis.call('ZADD', 'rq:wip:' .. name, '+inf', id .. ':' .. worker)
+        jobs[#jobs + 1] = {id, name, job[1], job[2] or '0', job[3] or '', job[4] or '0'}
+      end
+    end
+  end
+  names = waiting
+end
+if count == 0 then
+  redis.call('DEL', wake)
+  for i = 5, #ARGV do
+    local first = redis.call('ZRANGE', 'rq:scheduled:' .. ARGV[i], 0, 0, 'WITHSCORES')[2]
+    if first and (soonest == '' or tonumber(first) < tonumber(soonest)) then soonest = first end
+  end
+end
+redis.call('HSET', worker_key, 'state', count == 0 and 'idle' or 'busy')
+return {jobs, soonest, now}
+"""
+
+_FINISH = """
+local claimed, worker_key = KEYS[1], KEYS[2]
+local worker, iso, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local now = tonumber(redis.call('TIME')[1])
+for i = 4, #ARGV, 2 do
+  local id, name = ARGV[i], ARGV[i + 1]
+  if redis.call('LREM', claimed, 1, id) == 1 then
+    local key = 'rq:job:' .. id
+    redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
+    redis.call('ZREM', 'rq:failed:' .. name, id)
+    redis.call('ZREM', 'rq:scheduled:' .. name, id)
+    redis.call('HSET', key, 'status', 'finished', 'ended_at', iso)
+    redis.call('EXPIRE', key, ttl)
+    redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. name, '-inf', now)
+    redis.call('ZADD', 'rq:finished:' .. name, now + ttl, id)
+    redis.call('HINCRBY', worker_key, 'successful_job_count', 1)
+  end
+end
+"""
+
+_PUT_OFF = """
+local claimed = KEYS[1]
+local worker, id, name, seconds, attempts = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+if redis.call('LREM', claimed, 1, id) == 1 then
+  local due = tonumber(redis.call('TIME')[1]) + math.ceil(seconds)
+  redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
+  redis.call('HSET', 'rq:job:' .. id, 'status', 'scheduled', 'number_of_retries', attempts)
+  redis.call('ZADD', 'rq:scheduled:' .. name, due, id)
+end
+"""
+
+_GIVE_BACK = """
+local wake = KEYS[1]
+local function give_back(worker)
+  local claimed, given = 'bridge:claimed:' .. worker, 0
+  while true do
+    local id = redis.call('RPOP', claimed)
+    if not id then return given end
+    local key = 'rq:job:' .. id
+    local name = redis.call('HGET', key, 'origin')
+    if name then
+      redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
+      redis.call('HSET', key, 'status', 'queued')
+      redis.call('LPUSH', 'rq:queue:' .. name, id)
+      redis.call('LPUSH', wake, '1')
+      given = given + 1
+    end
+  end
+end
+"""
+
+_GIVE_BACK_OWN = f"""{_GIVE_BACK}
+return give_back(ARGV[1])
+"""
+
+_SWEEP = f"""{_GIVE_BACK}
+local claimers, given = KEYS[2], 0
+for _, worker in ipairs(redis.call('SMEMBERS', claimers)) do
+  if redis.call('EXISTS', 'bridge:lease:' .. worker) == 0 then
+    given = given + give_back(worker)
+    redis.call('SREM', claimers, worker)
+  end
+end
+return given
+"""
+
+
+class Claim(NamedTuple):
+    """A claimed job as it lies in Redis."""
+
+    job_id: str
+    queue: str
+    data: bytes
+    stamp: int
+    life: str
+    attempts: int
+
+
+class Claims:
+    """One worker's claims. Every method raises RedisError."""
+
+    def __init__(self, connection: redis.Redis, worker: str, queues: Sequence[str]) -> None:
+        """`queues` are emptied round robin; the first of them goes first in every round."""
+        self._connection = connection
+        self._worker = worker
+        self._queues = list(queues)
+        self._claimed = f"bridge:claimed:{worker}"
+        self._lease = f"bridge:lease:{worker}"
+        self._worker_key = f"rq:worker:{worker}"
+        self._claim_script = connection.register_script(_CLAIM)
+        self._finish_script = connection.register_script(_FINISH)
+        self._put_off_script = connection.register_script(_PUT_OFF)
+        self._give_back_script = connection.register_script(_GIVE_BACK_OWN)
+        self._sweep_script = connection.register_script(_SWEEP)
+
+    def claim(self, limit: int) -> tuple[list[Claim], float | None]:
+        """Up to `limit` jobs; where there are none, the seconds until one that was put off comes due."""
+        keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_KEY, self._worker_key]
+        arguments: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), *self._queues]
+        found, soonest, now = self._claim_script(keys=keys, args=arguments)
+        # The second queue of this round is the first of the next, so that a short batch does not favour it.
+        self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]
+        jobs = [
+            Claim(job_id.decode(), queue.decode(), data, int(stamp), life.decode(), int(attempts))
+            for job_id, queue, data, stamp, life, attempts in found
+        ]
+        return jobs, max(0.0, float(soonest) - now) if soonest else None
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until an event is accepted, at most that long."""
+        self._connection.blpop([WAKE_KEY], timeout=max(seconds, 0.01))
+
+    def finish(self, claims: Sequence[Claim]) -> None:
+        """These are done; a claim that was swept meanwhile is its next owner's affair."""
+        pairs = [part for claim in claims for part in (claim.job_id, claim.queue)]
+        if pairs:
+            arguments: list[str | int] = [self._worker, _iso(), RESULT_TTL, *pairs]
+            self._finish_script(keys=[self._claimed, self._worker_key], args=arguments)
+
+    def put_off(self, claim: Claim, seconds: float, attempts: int) -> None:
+        """Try this one again after so many seconds; `attempts` counts those that failed."""
+        self._put_off_script(keys=[self._claimed], args=[self._worker, claim.job_id, claim.queue, seconds, attempts])
+
+    def drop(self, claim: Claim, pipeline: "redis.client.Pipeline") -> None:
+        """Let go of this one in a transaction that says elsewhere what becomes of it."""
+        pipeline.lrem(self._claimed, 1, claim.job_id)
+        pipeline.zrem(f"rq:wip:{claim.queue}", f"{claim.job_id}:{self._worker}")
+
+    def give_back(self) -> int:
+        """Everything this worker still holds goes back to its queues; how many."""
+        return int(self._give_back_script(keys=[WAKE_KEY], args=[self._worker]))
+
+    def renew(self) -> None:
+        """Keep the lease."""
+        self._connection.set(self._lease, "1", px=round(LEASE_SECONDS * 1000))
+
+    def release(self) -> None:
+        """End the lease: this worker holds nothing any more."""
+        self._connection.delete(self._lease)
+        self._connection.srem(CLAIMERS_KEY, self._worker)
+
+    def sweep(self) -> int:
+        """What workers hold whose lease is gone goes back to its queues; how many jobs."""
+        return int(self._sweep_script(keys=[WAKE_KEY, CLAIMERS_KEY]))
+
+
+def _iso() -> str:
+    """The present as RQ writes it, for people; no decision rests on it."""
+    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,293 @@
+"""DingTalk's API as one app sees it: budget, token, call, and what the answer means."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+import urllib3
+
+from workers import answers
+from workers.answers import Department, Json, Page, RoleGroup, Scope, User
+from workers.budget import Budget
+from workers.errors import (
+    ADDRESS_WAIT,
+    AddressBanned,
+    ApiError,
+    Misconfigured,
+    Throttled,
+    TokenExpired,
+    Transient,
+    from_code,
+)
+from workers.tokens import Grant, Tokens
+
+T = TypeVar("T")
+Observe = Callable[[str, str, float], None]
+
+#: Seconds for the connection and for each wait for data; DingTalk answers within tens of milliseconds.
+TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+#: Members of a department in a page; DingTalk's most.
+USERS_PAGE = 100
+#: Groups of the role list in a page; DingTalk's most.
+ROLE_GROUPS_PAGE = 200
+#: Pages after which the role list has to have ended: 20 000 groups.
+ROLE_GROUPS_PAGES = 100
+#: Members of a role in a page; DingTalk's most.
+ROLE_MEMBERS_PAGE = 100
+#: Seconds that the app's scope stays in Redis; its call is none of those exempt from the monthly quota.
+SCOPE_SECONDS = 3600
+#: Characters of DingTalk's own words that an error keeps.
+MESSAGE_LENGTH = 200
+
+_HEADERS = {"Content-Type": "application/json", "User-Agent": "dingbridge"}
+_PERSONAL = re.compile(r"[0-9]{11,}|\S+@\S+")
+_SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
+
+
+class DingTalk:
+    """DingTalk's API as one app sees it; blocking, thread-safe.
+
+    Every call raises ApiError (see errors.py), without secrets and personal data in its text, and RedisError. A call is
+    made once, and once more if its token was refused. `live` is False for a bulk copy, which gives way to all others.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        app_key: str,
+        app_secret: str,
+        api: str,
+        budget: Budget,
+        tokens: Tokens,
+        http: urllib3.PoolManager,
+        observe: Observe | None = None,
+    ) -> None:
+        """`http` should keep as many connections as threads call. `observe` gets each call's path, outcome ("ok" or the
+        error's class) and seconds."""
+        self._app = app
+        self._secrets = (app_key, app_secret)
+        self._pool = http.connection_from_url(api)
+        self._prefix = (urllib3.util.parse_url(api).path or "").rstrip("/")
+        self._budget = budget
+        self._tokens = tokens
+        self._observe = observe
+        # urllib3 logs the target of each call, and the token is in it. Adding the same filter again does nothing.
+        logging.getLogger("urllib3.connectionpool").addFilter(_without_query)
+
+    def user(self, userid: str, *, live: bool = True) -> User:
+        """A user with departments and roles. Raises Gone and Hidden."""
+        return self._ask("/topapi/v2/user/get", {"userid": userid}, answers.read_user, live)
+
+    def department(self, dept_id: int, *, live: bool = True) -> Department:
+        """A department. Raises Gone and Hidden."""
+        return self._ask("/topapi/v2/department/get", {"dept_id": dept_id}, answers.read_department, live)
+
+    def sub_departments(self, dept_id: int, *, live: bool = True) -> list[int]:
+        """The departments right below, also those that the app may not see (KB-A/0083)."""
+        return self._ask("/topapi/v2/department/listsubid", {"dept_id": dept_id}, answers.read_department_ids, live)
+
+    def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
+        """The department's own members, also those that the app may not see (KB-A/0065)."""
+        return self._ask("/topapi/user/listid", {"dept_id": dept_id}, answers.read_userids, live)
+
+    def users_page(self, dept_id: int, cursor: int = 0, *, live: bool = True) -> Page[User]:
+        """The department's own members without roles and managers. Raises Hidden."""
+        body = {"dept_id": dept_id, "cursor": cursor, "size": USERS_PAGE}
+        read = partial(answers.read_users, dept_id=dept_id, cursor=cursor, size=USERS_PAGE)
+        return self._ask("/topapi/v2/user/list", body, read, live)
+
+    def role_groups(self, *, live: bool = True) -> list[RoleGroup]:
+        """The whole role list; Transient where it never ends, as half a list would look like deleted roles."""
+        call = "/topapi/role/list"
+        groups: dict[int, RoleGroup] = {}
+        offset = 0
+        for _ in range(ROLE_GROUPS_PAGES):
+            read = partial(answers.read_role_groups, offset=offset, size=ROLE_GROUPS_PAGE)
+            page = self._ask(call, {"size": ROLE_GROUPS_PAGE, "offset": offset}, read, live)
+            known = len(groups)
+            groups |= {group.group_id: group for group in page.items}
+            # A short page that repeats comes from a server that gives all it has, whatever the offset.
+            if page.next is None or (len(groups) == known and len(page.items) < ROLE_GROUPS_PAGE):
+                return list(groups.values())
+            if len(groups) == known:
+                break
+            offset = page.next
+        raise Transient("paging", "the list does not end", call)
+
+    def role_members(self, role_id: int, offset: int = 0, *, live: bool = True) -> Page[str]:
+        """Userids of a role's members. Raises Gone."""
+        body = {"role_id": role_id, "size": ROLE_MEMBERS_PAGE, "offset": offset}
+        read = partial(answers.read_role_members, offset=offset, size=ROLE_MEMBERS_PAGE)
+        return self._ask("/topapi/role/simplelist", body, read, live)
+
+    def admins(self, *, live: bool = True) -> list[tuple[str, int]]:
+        """Userid and level, 1 main or 2 sub, of each administrator."""
+        return self._ask("/topapi/user/listadmin", {}, answers.read_admins, live)
+
+    def scopes(self, *, live: bool = True) -> Scope:
+        """What the app may see, up to SCOPE_SECONDS old."""
+        key = f"bridge:scope:{self._app}"
+        kept = self._tokens.redis.get(key)
+        if kept is not None:
+            return msgspec.json.decode(kept, type=Scope)
+        scope = self._ask("/auth/scopes", None, answers.read_scope, live)
+        self._tokens.redis.set(key, msgspec.json.encode(scope), ex=SCOPE_SECONDS)
+        return scope
+
+    def _ask(self, call: str, body: Json | None, read: Callable[[Json], T], live: bool) -> T:
+        """One authorised call, POST where there is a body; a second one where the token was refused."""
+        token = self._tokens.get(self._app, self._gettoken)
+        try:
+            return self._ask_with(token, call, body, read, live)
+        except TokenExpired:
+            self._tokens.discard(self._app, token)
+        token = self._tokens.get(self._app, self._gettoken)
+        try:
+            return self._ask_with(token, call, body, read, live)
+        except TokenExpired as again:
+            refused = again
+        raise Misconfigured(refused.code, "DingTalk refuses a token that it has just given", call)
+
+    def _ask_with(self, token: str, call: str, body: Json | None, read: Callable[[Json], T], live: bool) -> T:
+        private = (token, *(value for value in (body or {}).values() if isinstance(value, str)))
+        return self._exchange(call, {"access_token": token}, body, read, live, private)
+
+    def _gettoken(self) -> Grant:
+        """The source of an internal app's token (KB-A/1444)."""
+        query = dict(zip(("appkey", "appsecret"), self._secrets, strict=True))
+        try:
+            return Grant(*self._exchange("/gettoken", query, None, answers.read_token, True, self._secrets))
+        except TokenExpired as error:
+            refused = error
+        raise Misconfigured(refused.code, refused.message, refused.call)
+
+    def _exchange(
+        self,
+        call: str,
+        query: dict[str, str],
+        body: Json | None,
+        read: Callable[[Json], T],
+        live: bool,
+        private: Iterable[str],
+    ) -> T:
+        """One call within the budget, seen by `observe`; a throttle pauses it for every worker."""
+        self._budget.acquire(self._app, call, live=live)
+        begun = time.perf_counter()
+        outcome = "ok"
+        try:
+            return _read(call, read, _checked(call, self._send(call, query, body), private))
+        except ApiError as error:
+            outcome = type(error).__name__
+            if isinstance(error, AddressBanned):
+                self._budget.pause_all(error.wait)
+            elif isinstance(error, Throttled):
+                self._budget.pause(self._app, call, error.wait)
+            raise
+        finally:
+            if self._observe is not None:
+                self._observe(call, outcome, time.perf_counter() - begun)
+
+    def _send(self, call: str, query: dict[str, str], body: Json | None) -> urllib3.BaseHTTPResponse:
+        """Raises Transient outside of the handlers: urllib3's errors hold the target, and so the token."""
+        try:
+            return self._pool.urlopen(
+                "GET" if body is None else "POST",
+                f"{self._prefix}{call}?{urlencode(query)}",
+                body=None if body is None else msgspec.json.encode(body),
+                headers=_HEADERS,
+                retries=False,
+                redirect=False,
+                timeout=TIMEOUT,
+            )
+        except urllib3.exceptions.NewConnectionError:  # which is a TimeoutError, too
+            fault = "unreachable"
+        except urllib3.exceptions.TimeoutError:
+            fault = "timeout"
+        except urllib3.exceptions.HTTPError as error:
+            fault = type(error).__name__
+        raise Transient(fault, "no answer", call)
+
+
+def _read(call: str, read: Callable[[Json], T], answer: Json) -> T:
+    try:
+        return read(answer)
+    except msgspec.ValidationError as error:
+        fault = str(error)
+    raise Transient("unreadable", fault, call)
+
+
+def _checked(call: str, response: urllib3.BaseHTTPResponse, private: Iterable[str]) -> Json:
+    """The answer, or the error that it tells."""
+    answer = _decoded(response.data)
+    if answer is None:
+        raise _no_json(call, response)
+    code, message = _verdict(answer)
+    if code == "0" and response.status < 300:
+        return answer
+    raise _error(call, response.status, code, _harmless(message, private))
+
+
+def _decoded(body: bytes) -> Json | None:
+    try:
+        return answers.decode(body)
+    except ValueError:
+        return None
+
+
+def _verdict(answer: Json) -> tuple[str, str]:
+    """Code and message of an old answer (errcode; 88 wraps another), a v1.0 one (code), or a ban (status 1111)."""
+    if "errcode" in answer:
+        code, message = answers.text_of(answer, "errcode"), answers.text_of(answer, "errmsg")
+        if code != "88":
+            return code, message
+        found = _SUB_CODE.search(message)
+        inner = answers.text_of(answer, "sub_code") or (found[1] if found else code)
+        return inner, answers.text_of(answer, "sub_msg") or message
+    if "code" in answer:
+        return answers.text_of(answer, "code"), answers.text_of(answer, "message")
+    if answers.text_of(answer, "status") == "1111" or "punish" in answer:
+        return "1111", ""
+    return ("0", "") if "result" in answer else ("no-errcode", "")
+
+
+def _error(call: str, status: int, code: str, message: str) -> ApiError:
+    if code == "1111":
+        return AddressBanned(code, message, call, ADDRESS_WAIT)
+    error = from_code(f"http-{status}" if code == "0" else code, message, call)
+    if status == 429 and isinstance(error, Transient):
+        return Throttled(error.code, message, call)
+    return error
+
+
+def _no_json(call: str, response: urllib3.BaseHTTPResponse) -> ApiError:
+    """A page in place of JSON is how DingTalk blocks an address (KB-A/0012); a gateway or a wrong `api` has one too."""
+    code = f"http-{response.status}"
+    if response.status >= 500:
+        return Transient(code, "the server failed", call)
+    if response.status == 429:
+        return Throttled(code, "", call)
+    punished = b"punish" in response.data or "punish" in response.headers.get("Location", "")
+    if not punished and response.status in (301, 302, 303, 307, 308, 404):
+        return Misconfigured("not-the-api", code, call)
+    if punished or response.data.lstrip()[:1] == b"<":
+        return AddressBanned("html", "a page in place of an answer", call, ADDRESS_WAIT)
+    return Transient(code, "the answer is no JSON", call)
+
+
+def _harmless(message: str, private: Iterable[str]) -> str:
+    """DingTalk's words without what the call itself carried, nor anything like a phone number or an e-mail address."""
+    for value in private:
+        if len(value) > 2:
+            message = message.replace(value, "…")
+    return _PERSONAL.sub("…", " ".join(message.split()))[:MESSAGE_LENGTH]
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True

@@ -1,0 +1,257 @@
+"""Events become reads: one read serves all events that wait for it, and each event gets its final row with it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from bridge import events
+from bridge.events import ROOT_DEPARTMENT, Entity, Event
+from workers.errors import ApiError, Throttled
+from workers.moment import SECOND, Moment
+from workers.readers import Answer
+from workers.refresh import Noted, Refresher
+from workers.registry import Registry
+from workers.store import ledger, reads
+from workers.store.draft import Absence, Cause, Change, Draft
+from workers.store.ledger import Owed, Status, Verdict
+from workers.store.reads import Due, Priority, Taken
+
+#: Rounds after which what is always overtaken is left to a later attempt.
+MAX_ROUNDS = 10
+#: Seconds until a read that DingTalk did not answer is tried again, doubled with each attempt up to the second.
+RETRY_SECONDS = (2.0, 900.0)
+#: Why an event that names nothing to read is ignored.
+_NOTHING = "it names nothing that is read"
+_UNKNOWN = "its type is not in the catalogue"
+_NO_CORP = "it names no corp, and its app has none"
+_STANDS = "the root department can still be read: the corp was not dissolved"
+
+
+class Waiting(NamedTuple):
+    """An event that was claimed, and Redis' moment at which it was accepted."""
+
+    event: Event
+    accepted: Moment
+
+
+@dataclass
+class Outcome:
+    """What became of the events: those that have their final row, and what stands against the others."""
+
+    final: dict[str, Status] = field(default_factory=dict)
+    errors: dict[str, ApiError] = field(default_factory=dict)
+    #: Lanes of the outbox in which jobs now wait.
+    lanes: set[str] = field(default_factory=set)
+    #: When (Redis' microseconds) the first of the reads comes due that were noted.
+    next_due: int | None = None
+
+
+@dataclass
+class _Course:
+    """One event on its way to its final row."""
+
+    waiting: Waiting
+    entities: tuple[Entity, ...]
+    #: The moment of the committed read that covers each entity that is done.
+    covered: dict[Entity, Moment] = field(default_factory=dict)
+    #: Whether a read was made for this event.
+    read: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.waiting.event.id
+
+    @property
+    def dissolves(self) -> bool:
+        return self.waiting.event.type == "org_remove"
+
+    def left(self) -> set[Entity]:
+        return set(self.entities) - self.covered.keys()
+
+
+class Folder:
+    """Applies batches of events and of reads that are due."""
+
+    def __init__(self, refresher: Refresher, registry: Registry, settle_seconds: float) -> None:
+        self._refresher = refresher
+        self._registry = registry
+        self._settle = round(settle_seconds * SECOND)
+
+    def apply(self, batch: Sequence[Waiting], taken: Sequence[Taken] = ()) -> Outcome:
+        """Read once what these events and reads need; commit it with the events' final rows.
+
+        Raises RedisError and what the datastore raises; whatever was committed before stays true.
+        """
+        outcome = Outcome()
+        with self._refresher.store.reading() as connection:
+            known = ledger.settled(connection, [item.event.id for item in batch if item.event.via != "replay"])
+        outcome.final |= dict.fromkeys(known, "applied")
+        courses = [_Course(item, events.entities(item.event)) for item in batch if item.event.id not in known]
+        open_reads = {read.entity: read for read in taken}
+        for _ in range(MAX_ROUNDS):
+            if not courses and not open_reads:
+                return outcome
+            courses, open_reads = self._round(courses, open_reads, outcome)
+        overtaken = Throttled("overtaken", "others write it all the time")
+        outcome.errors |= {course.id: overtaken for course in courses}
+        return outcome
+
+    def fail(self, item: Waiting, reason: str) -> None:
+        """Give an event up for good, with the reason; a final row that it has already stays."""
+        now = datetime.now(UTC)
+        with self._refresher.store.writing() as connection:
+            ledger.record(connection, [Verdict(item.event, item.accepted.micros, "failed", reason)], now)
+
+    def _round(
+        self, courses: list[_Course], taken: dict[Entity, Taken], outcome: Outcome
+    ) -> tuple[list[_Course], dict[Entity, Taken]]:
+        """Note, read and write once; what was overtaken comes back for another round."""
+        left = {entity for course in courses for entity in course.left()}
+        noted = self._refresher.note(left | taken.keys())
+        owners = _fold(courses, noted)
+        wanted = {entity: read.priority < Priority.COPY for entity, read in taken.items()}
+        wanted |= dict.fromkeys(owners, True)
+        answers, errors = self._refresher.read(wanted)
+        _judge_dissolution(courses, answers)
+        causes = {entity: Cause(read.event_id, read.priority >= Priority.COPY) for entity, read in taken.items()}
+        causes |= {entity: Cause(course.id, course.waiting.event.via == "replay") for entity, course in owners.items()}
+
+        def conclude(draft: Draft, written: set[Entity]) -> Outcome:
+            return self._conclude(draft, written, noted, courses, owners, answers, taken, errors)
+
+        written, said = self._refresher.write(noted, answers, causes, conclude)
+        _merge(outcome, said)
+        for course in courses:
+            course.covered |= dict.fromkeys(course.left() & written, noted.moment)
+        for entity in written & owners.keys():
+            owners[entity].read = True
+        for course in courses:
+            if standing := [errors[entity] for entity in course.entities if entity in errors]:
+                outcome.errors[course.id] = standing[0]
+        again = [course for course in courses if course.id not in outcome.final and course.id not in outcome.errors]
+        return again, {e: read for e, read in taken.items() if e not in written and e not in errors}
+
+    def _conclude(
+        self,
+        draft: Draft,
+        written: set[Entity],
+        noted: Noted,
+        courses: Iterable[_Course],
+        owners: Mapping[Entity, _Course],
+        answers: Mapping[Entity, Answer],
+        taken: Mapping[Entity, Taken],
+        errors: Mapping[Entity, ApiError],
+    ) -> Outcome:
+        """In the transaction of the rows: final statuses, changes, jobs owed, and the reads still to come."""
+        served = {course.id for entity, course in owners.items() if entity in written}
+        verdicts: list[Verdict] = []
+        due: list[Due] = []
+        for course in courses:
+            covered = course.covered | dict.fromkeys(course.left() & written, noted.moment)
+            if len(covered) == len(course.entities):
+                verdicts.append(_verdict(course, course.read or course.id in served, answers))
+                due += self._echoes(course, covered)
+        reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
+        late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
+        due += [
+            Due(entity, noted.moment.micros, cause) for entity, cause in draft.marks.items() if entity not in written
+        ]
+        reads.schedule(draft.tx, due)
+        postponed = _postpone(draft, late, noted.moment.micros)
+        new = ledger.record(draft.tx, verdicts, draft.at)
+        owed = self._owed_changes(draft, ledger.log_changes(draft.tx, draft.changes, draft.at))
+        owed += self._owed_events(verdicts, new)
+        ledger.owe(draft.tx, owed)
+        times = [item.due_at for item in due] + postponed
+        return Outcome(
+            {verdict.event.id: verdict.status for verdict in verdicts},
+            lanes={job.lane for job in owed},
+            next_due=min(times, default=None),
+        )
+
+    def _echoes(self, course: _Course, covered: Mapping[Entity, Moment]) -> Iterable[Due]:
+        """Answers can lag behind events: read once more what was not read late enough (rule 4, echo)."""
+        accepted = course.waiting.accepted
+        for entity, moment in covered.items():
+            same_life = moment.life == accepted.life
+            due = (accepted.micros if same_life else moment.micros) + self._settle
+            late_enough = same_life and moment.micros > due
+            if not late_enough and self._refresher.readers.client(entity.corp_id) is not None:
+                yield Due(entity, due, "echo", course.id)
+
+    def _owed_changes(self, draft: Draft, seqs: Iterable[int]) -> list[Owed]:
+        return [
+            Owed(job.name, job.queue, _lane(change), change.event_id, seq)
+            for change, seq in zip(draft.changes, seqs, strict=True)
+            if not change.quiet
+            for job in self._registry.for_change(change.entity)
+        ]
+
+    def _owed_events(self, verdicts: Iterable[Verdict], new: set[str]) -> list[Owed]:
+        return [
+            Owed(job.name, job.queue, f"event {verdict.event.id}", verdict.event.id)
+            for verdict in verdicts
+            if verdict.event.id in new and verdict.event.via != "replay" and verdict.status != "failed"
+            for job in self._registry.for_event(verdict.event.type)
+        ]
+
+
+def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
+    """Cover what a committed read covers already; for the rest, the one event that each read is made for."""
+    owners: dict[Entity, _Course] = {}
+    for course in courses:
+        accepted = course.waiting.accepted
+        for entity in course.entities:
+            if entity in course.covered:
+                continue
+            committed = noted.committed.get(entity)
+            covers = committed and committed.life == accepted.life and committed.micros > accepted.micros
+            # Whether a corp was dissolved is asked anew: a tombstone must be this event's own.
+            if covers and committed and not course.dissolves:
+                course.covered[entity] = committed
+            else:
+                owners.setdefault(entity, course)
+    return owners
+
+
+def _judge_dissolution(courses: Iterable[_Course], answers: dict[Entity, Answer]) -> None:
+    """An org_remove is true unless the root department still answers."""
+    for course in courses:
+        for entity in course.entities if course.dissolves else ():
+            if answers.get(entity) in (Absence.GONE, Absence.UNREAD):
+                answers[entity] = Absence.DISSOLVED
+
+
+def _verdict(course: _Course, read: bool, answers: Mapping[Entity, Answer]) -> Verdict:
+    event, stamp = course.waiting.event, course.waiting.accepted.micros
+    if not course.entities:
+        reason = _NOTHING if event.corp_id else _NO_CORP
+        return Verdict(event, stamp, "ignored", reason if event.type in events.CATALOGUE else _UNKNOWN)
+    root = Entity(event.corp_id or "", "department", str(ROOT_DEPARTMENT))
+    if course.dissolves and answers[root] is not Absence.DISSOLVED:
+        return Verdict(event, stamp, "ignored", _STANDS)
+    return Verdict(event, stamp, "applied" if read else "folded")
+
+
+def _postpone(draft: Draft, late: Mapping[Taken, ApiError], now: int) -> list[int]:
+    """Put off the reads that DingTalk did not answer; a throttle is no attempt."""
+    first, most = RETRY_SECONDS
+    times = {}
+    for read, error in late.items():
+        wait = error.wait if isinstance(error, Throttled) else min(most, first * 2 ** min(read.attempts, 20))
+        times[read] = now + round(wait * SECOND)
+    for charged in (False, True):
+        group = {read: str(error) for read, error in late.items() if isinstance(error, Throttled) is not charged}
+        reads.postpone(draft.tx, group, times, charged)
+    return list(times.values())
+
+
+def _merge(outcome: Outcome, said: Outcome) -> None:
+    outcome.final |= said.final
+    outcome.lanes |= said.lanes
+    outcome.next_due = min((due for due in (outcome.next_due, said.next_due) if due is not None), default=None)
+
+
+def _lane(change: Change) -> str:
+    return f"{change.corp_id} {change.entity} {change.entity_id}"

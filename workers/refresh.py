@@ -1,0 +1,154 @@
+"""The one way into the datastore: note what it holds, read DingTalk's present state, write what still holds.
+
+The three steps can be run apart; between them anybody may write, and the guards of rule 4 decide.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import Table
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
+
+from bridge.events import ROOT_DEPARTMENT, Entity, EntityKind
+from workers.errors import ApiError
+from workers.moment import Moment, RedisClock
+from workers.readers import Answer, Readers
+from workers.store import tables
+from workers.store.departments import write_departments
+from workers.store.draft import Absence, Cause, Draft, Key, ensure_corps, matches
+from workers.store.engine import Store
+from workers.store.roles import write_role_lists
+from workers.store.users import write_users
+
+T = TypeVar("T")
+
+#: Times that a transaction is tried again after it lost a race for locks, which is no attempt.
+MAX_LOST_RACES = 10
+#: PostgreSQL's words for that: deadlock_detected, serialization_failure.
+LOST_RACES = ("40P01", "40001")
+
+_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
+    "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
+    "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
+    "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
+}
+
+
+class Noted(NamedTuple):
+    """What the datastore held, moments of the last committed reads included, and Redis' moment after that."""
+
+    versions: Mapping[Entity, int]
+    committed: Mapping[Entity, Moment]
+    fences: Mapping[str, int]
+    moment: Moment
+
+
+class Refresher:
+    """The three steps, over any number of entities at a time."""
+
+    def __init__(self, store: Store, clock: RedisClock, readers: Readers) -> None:
+        self.store = store
+        self.readers = readers
+        self._clock = clock
+
+    def note(self, entities: Iterable[Entity]) -> Noted:
+        """First step: versions and fences as they are, and only then Redis' time."""
+        wanted = set(entities)
+        versions = dict.fromkeys(wanted, 0)
+        committed: dict[Entity, Moment] = {}
+        corps = {entity.corp_id for entity in wanted}
+        fences = dict.fromkeys(corps, 0)
+        with self.store.reading() as connection:
+            for kind, (table, key_of) in _GUARDED.items():
+                keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}
+                for entity, version, begun, life in _guards(connection, table, keys):
+                    versions[entity] = version
+                    if begun is not None:
+                        committed[entity] = Moment(begun, life)
+            if corps:
+                query = sa.select(tables.fences).where(tables.fences.c.corp_id.in_(corps))
+                fences |= {row.corp_id: row.n for row in connection.execute(query)}
+        return Noted(versions, committed, fences, self._clock.now())
+
+    def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
+        """Second step: ask DingTalk. The value of each tells whether somebody waits for it."""
+        return self.readers.read(wanted)
+
+    def write(
+        self,
+        noted: Noted,
+        answers: Mapping[Entity, Answer],
+        causes: Mapping[Entity, Cause],
+        conclude: Callable[[Draft, set[Entity]], T],
+    ) -> tuple[set[Entity], T]:
+        """Third step, in one transaction: the answers that were not overtaken, then whatever `conclude` adds to them.
+
+        Returns the entities that were written, and what `conclude` said of them.
+        """
+        for _ in range(MAX_LOST_RACES):
+            try:
+                with self.store.writing() as tx:
+                    return self._write(tx, noted, answers, causes, conclude)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) not in LOST_RACES:
+                    raise
+        with self.store.writing() as tx:
+            return self._write(tx, noted, answers, causes, conclude)
+
+    def _write(
+        self,
+        tx: Connection,
+        noted: Noted,
+        answers: Mapping[Entity, Answer],
+        causes: Mapping[Entity, Cause],
+        conclude: Callable[[Draft, set[Entity]], T],
+    ) -> tuple[set[Entity], T]:
+        fences = _hold_fences(tx, answers)
+        standing = {e: answer for e, answer in answers.items() if fences[e.corp_id] == noted.fences[e.corp_id]}
+        draft = Draft(tx, noted.versions, noted.moment.micros, noted.moment.life, causes)
+        write_departments(draft, _of_kind(standing, "department"))
+        write_role_lists(draft, _of_kind(standing, "roles"))
+        write_users(draft, _of_kind(standing, "user"))
+        written = standing.keys() - draft.moved
+        return written, conclude(draft, written)
+
+
+def _of_kind(answers: Mapping[Entity, Answer], kind: EntityKind) -> dict[Entity, Any]:
+    return {entity: answer for entity, answer in answers.items() if entity.kind == kind}
+
+
+def _guards(
+    connection: Connection, table: Table, keys: Mapping[Key, Entity]
+) -> Iterator[tuple[Entity, int, int | None, str]]:
+    """Version, read_begun and read_life of these entities' rows."""
+    if not keys:
+        return
+    names = table.primary_key.columns
+    guard = (table.c.version, table.c.read_begun, table.c.read_life)
+    for row in connection.execute(sa.select(*names, *guard).where(matches(table, list(keys)))):
+        version, begun, life = row[-3:]
+        yield keys[tuple(row[:-3])], version, begun, life
+
+
+def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, int]:
+    """Each corp's fence as it was noted by whoever may go on, held until the end of the transaction.
+
+    In share mode; a corp that is dissolved is fenced for good: reads that began before are not written any more.
+    """
+    corps = sorted({entity.corp_id for entity in answers})
+    if not corps:
+        return {}
+    ensure_corps(tx, corps)
+    table = tables.fences
+    query = sa.select(table).where(table.c.corp_id.in_(corps)).order_by(table.c.corp_id).with_for_update(read=True)
+    buried = {
+        entity.corp_id
+        for entity, answer in answers.items()
+        if answer is Absence.DISSOLVED and entity.id == str(ROOT_DEPARTMENT) and entity.kind == "department"
+    }
+    if buried:
+        query = query.with_for_update()
+        tx.execute(sa.update(table).where(table.c.corp_id.in_(sorted(buried))).values(n=table.c.n + 1))
+    return {row.corp_id: row.n - (row.corp_id in buried) for row in tx.execute(query)}

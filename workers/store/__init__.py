@@ -1,0 +1,1 @@
+"""The local copy of DingTalk's organisations, in SQL."""

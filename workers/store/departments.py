@@ -1,0 +1,82 @@
+"""Write departments, and with the root department its corp."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.events import ROOT_DEPARTMENT, Entity
+from workers.answers import Department
+from workers.store.corps import write_corp
+from workers.store.draft import Absence, Draft, Row, alive, data, lock, seen, update
+from workers.store.tables import department_members, departments
+
+
+def write_departments(draft: Draft, answers: Mapping[Entity, Department | Absence]) -> None:
+    """Write what was read of these departments; overtaken ones go to `draft.moved`."""
+    if not answers:
+        return
+    held = lock(draft, departments, {entity: (entity.corp_id, int(entity.id)) for entity in answers})
+    rows: list[Row] = []
+    for entity, row in held.items():
+        answer = answers[entity]
+        rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
+        operation = draft.log(entity, "department", entity.id, data(row) if seen(row) else None, data(rows[-1]))
+        if operation == "delete":
+            _mark_left_behind(draft, entity)
+    update(draft.tx, departments, rows)
+    parents = {
+        entity: answer.parent_id
+        for entity in held
+        if isinstance(answer := answers[entity], Department) and answer.parent_id != held[entity]["parent_id"]
+    }
+    _mark_unknown_parents(draft, parents)
+    for entity in held:
+        if int(entity.id) == ROOT_DEPARTMENT:
+            write_corp(draft, entity, answers[entity])
+
+
+def _values(draft: Draft, row: Row, answer: Department | Absence) -> dict[str, Any]:
+    if isinstance(answer, Department):
+        return {
+            "parent_id": None if row["dept_id"] == ROOT_DEPARTMENT else answer.parent_id,
+            "name": answer.name,
+            "sort_order": answer.order,
+            "manager_userids": list(answer.manager_userids),
+            "visible": True,
+            "deleted_at": None,
+            "fetched_at": draft.at,
+            "raw": answer.raw,
+        }
+    if answer is Absence.HIDDEN:
+        return {"visible": False, "deleted_at": None}
+    if answer is Absence.UNREAD:
+        return {}
+    return {"deleted_at": row["deleted_at"] or draft.at}
+
+
+def _mark_left_behind(draft: Draft, entity: Entity) -> None:
+    """Members and sub-departments of a department that is gone must say where they are now."""
+    corp, dept = entity.corp_id, int(entity.id)
+    members = sa.select(department_members.c.userid).where(
+        department_members.c.corp_id == corp, department_members.c.dept_id == dept
+    )
+    draft.mark((Entity(corp, "user", userid) for userid in draft.tx.scalars(members)), "its department is gone")
+    below = sa.select(departments.c.dept_id).where(
+        departments.c.corp_id == corp, departments.c.parent_id == dept, departments.c.deleted_at.is_(None)
+    )
+    draft.mark(
+        (Entity(corp, "department", str(child)) for child in draft.tx.scalars(below)), "its parent department is gone"
+    )
+
+
+def _mark_unknown_parents(draft: Draft, parents: Mapping[Entity, int | None]) -> None:
+    """A child may come before its parent: ask for the parent then."""
+    corps = {entity.corp_id for entity in parents}
+    known = alive(draft.tx, corps, departments.c.dept_id, {parent for parent in parents.values() if parent})
+    unknown = (
+        Entity(entity.corp_id, "department", str(parent))
+        for entity, parent in parents.items()
+        if parent and (entity.corp_id, parent) not in known
+    )
+    draft.mark(unknown, "a department lies under it")

@@ -1,0 +1,194 @@
+"""One transaction's guarded writes: rows are locked in key order and written only if they are as they were noted.
+
+Rule 4: a read notes each row's version (0 where there is none) before it asks the API; whoever finds another
+version when it writes has been overtaken and must read again.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from bridge.events import Entity
+from workers.store import tables
+
+Row = Mapping[str, Any]
+Key = tuple[Any, ...]
+ChangeKind = Literal["user", "department", "role", "role_group", "corp"]
+Operation = Literal["create", "update", "delete", "restore"]
+
+#: Columns that no `before` or `after` shows: they are ours.
+GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life"})
+#: Columns whose difference alone is no change: they tell of the read, not of the entity.
+SILENT_COLUMNS = frozenset({"fetched_at", "raw"})
+
+
+class Absence(Enum):
+    """Why an answer holds no data. Four things that must not be mixed up (rule 5); an error is no answer at all."""
+
+    GONE = "there is no such entity"
+    DISSOLVED = "there is no such corp any more"
+    HIDDEN = "the app may not see it"
+    UNREAD = "no app has the credentials to read it"
+
+
+class Change(NamedTuple):
+    """What really changed; the columns of `changes` that are known before its seq."""
+
+    corp_id: str
+    entity: ChangeKind
+    entity_id: str
+    operation: Operation
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    event_id: str | None
+    #: A first copy or a replay: no user's function is owed for it.
+    quiet: bool
+
+
+class Cause(NamedTuple):
+    """Why an entity was read: the event that asked for it, and whether users' functions stay quiet."""
+
+    event_id: str | None
+    quiet: bool
+
+
+@dataclass
+class Draft:
+    """What a write transaction was told and what it finds."""
+
+    tx: Connection
+    #: The versions that were noted before the API was asked.
+    versions: Mapping[Entity, int]
+    #: Redis' microseconds when the read began, and that Redis' life.
+    begun: int
+    life: str
+    causes: Mapping[Entity, Cause]
+    changes: list[Change] = field(default_factory=list)
+    #: Entities that disagree with what was written and must be read.
+    marks: dict[Entity, str] = field(default_factory=dict)
+    #: Entities that were overtaken: nothing was written, they must be read again.
+    moved: set[Entity] = field(default_factory=set)
+
+    @property
+    def at(self) -> datetime:
+        """When the read began, by Redis' clock."""
+        return datetime.fromtimestamp(self.begun / 1e6, UTC)
+
+    def guard(self, entity: Entity) -> dict[str, Any]:
+        """The guard columns after this write; raised also when nothing changed."""
+        return {"version": self.versions[entity] + 1, "read_begun": self.begun, "read_life": self.life}
+
+    def mark(self, entities: Iterable[Entity], cause: str) -> None:
+        """Ask for a read of these."""
+        for entity in entities:
+            self.marks.setdefault(entity, cause)
+
+    def log(
+        self, entity: Entity, kind: ChangeKind, key: str, before: dict[str, Any] | None, after: dict[str, Any]
+    ) -> Operation | None:
+        """Note a change if there is one; `before` is None where there was no row."""
+        operation = operation_of(before, after)
+        if operation:
+            self.changes.append(Change(entity.corp_id, kind, key, operation, before, after, *self.causes[entity]))
+        return operation
+
+
+def insert_ignoring(connection: Connection, table: Table) -> Any:
+    """An INSERT that leaves rows alone that exist."""
+    return upsert(connection, table).on_conflict_do_nothing()
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """The dialect's INSERT that knows ON CONFLICT."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+def key_columns(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns]
+
+
+def matches(table: Table, keys: Collection[Key]) -> sa.ColumnElement[bool]:
+    """Rows of these primary keys."""
+    return sa.tuple_(*table.primary_key.columns).in_(list(keys))
+
+
+def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:
+    """The rows of these entities, locked, without those that were overtaken; these go to `draft.moved`.
+
+    Where there was no row, one without data is made, so that an entity nobody ever saw is guarded too.
+    """
+    ordered = sorted(keys.items(), key=lambda item: item[1])
+    names = key_columns(table)
+    unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
+    if unseen:
+        draft.tx.execute(insert_ignoring(draft.tx, table), unseen)
+    query = sa.select(table).where(matches(table, [key for _, key in ordered]))
+    locking = query.order_by(*table.primary_key.columns).with_for_update()
+    rows = {tuple(row[name] for name in names): dict(row) for row in draft.tx.execute(locking).mappings()}
+    held: dict[Entity, Row] = {}
+    for entity, key in ordered:
+        row = rows.get(key)
+        if row is None or row["version"] != draft.versions[entity]:
+            draft.moved.add(entity)
+        else:
+            held[entity] = row
+    return held
+
+
+def update(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Write these rows, each given by its primary key and the same columns; they must exist."""
+    if not rows:
+        return
+    names = key_columns(table)
+    where = [table.c[name] == sa.bindparam(f"key_{name}") for name in names]
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in rows[0] if name not in names}
+    parameters = [{f"{'key' if name in names else 'new'}_{name}": row[name] for name in row} for row in rows]
+    connection.execute(sa.update(table).where(*where).values(values), parameters)
+
+
+def data(row: Row) -> dict[str, Any]:
+    """A row as `changes` shows it."""
+    return {name: value for name, value in row.items() if name not in GUARD_COLUMNS}
+
+
+def seen(row: Row) -> bool:
+    """Whether the row ever held an entity: not one just made, nor the tombstone of one nobody ever saw."""
+    return row["version"] > 0 and not (row["fetched_at"] is None and row["deleted_at"] is not None)
+
+
+def operation_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Operation | None:
+    """What happened between two rows; None where nothing did."""
+    gone = after["deleted_at"] is not None
+    if before is None:
+        return None if gone else "create"
+    if (before["deleted_at"] is not None) != gone:
+        return "delete" if gone else "restore"
+    differs = any(before[name] != after[name] for name in after if name not in SILENT_COLUMNS)
+    return "update" if differs else None
+
+
+def alive(connection: Connection, corp_ids: Collection[str], column: sa.Column[Any], ids: Collection[Any]) -> set[Key]:
+    """Which of these ids have a living row: (corp_id, id)."""
+    table = column.table
+    if not ids:
+        return set()
+    query = sa.select(table.c.corp_id, column).where(
+        table.c.corp_id.in_(corp_ids), column.in_(ids), table.c.deleted_at.is_(None)
+    )
+    return {(corp_id, found) for corp_id, found in connection.execute(query)}
+
+
+def ensure_corps(connection: Connection, corp_ids: Collection[str]) -> None:
+    """A row in `corps` and a fence for each of these."""
+    rows = [{"corp_id": corp_id} for corp_id in sorted(corp_ids)]
+    connection.execute(insert_ignoring(connection, tables.corps), rows)
+    connection.execute(insert_ignoring(connection, tables.fences), rows)

@@ -1,0 +1,80 @@
+"""Open the datastore: PostgreSQL, or SQLite made as durable as it can be."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+#: Milliseconds to wait for SQLite's one writer.
+BUSY_TIMEOUT = 30_000
+#: Execution option of a transaction that only reads.
+_READ_ONLY = "dingbridge_read_only"
+
+
+class Store:
+    """A datastore and its two kinds of transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reader = engine.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads and keeps nobody waiting."""
+        with self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes; on SQLite the only one at its time."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_store(url: str, pool_size: int = 5) -> Store:
+    """The datastore at `url`; a folder for SQLite's file is made."""
+    parsed = make_url(url)
+    options: dict[str, Any] = {
+        "hide_parameters": True,  # they are people's data, and errors are logged
+        "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+        "json_deserializer": msgspec.json.decode,
+    }
+    if parsed.get_backend_name() == "sqlite":
+        return Store(_open_sqlite(parsed, options))
+    engine = sa.create_engine(
+        parsed, pool_size=pool_size, pool_pre_ping=True, isolation_level="READ COMMITTED", **options
+    )
+    return Store(engine)
+
+
+def _open_sqlite(url: URL, options: dict[str, Any]) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, **options)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # BEGIN is ours to send
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # An event is told finished to Redis only after its commit is on the disk.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY)
+    # Read-then-write under a plain BEGIN fails at once with "locked".
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

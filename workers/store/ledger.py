@@ -1,0 +1,95 @@
+"""What happened: the final rows of events, the log of changes, and the jobs owed for both."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from bridge.events import Event
+from workers.store.draft import Change, insert_ignoring, upsert
+from workers.store.tables import changes, events, outbox
+
+Status = Literal["applied", "folded", "ignored", "failed"]
+
+
+class Verdict(NamedTuple):
+    """An event's final status, with the reason where there is one to give."""
+
+    event: Event
+    stamp: int  # Redis' microseconds at which it was accepted
+    status: Status
+    error: str | None = None
+
+
+class Owed(NamedTuple):
+    """A job owed to a user's function; jobs of one lane keep their order."""
+
+    function: str
+    queue: str
+    lane: str
+    event_id: str | None = None
+    change_seq: int | None = None
+
+
+def settled(connection: Connection, event_ids: Collection[str]) -> set[str]:
+    """Those of these events that have a final row which nothing replaces."""
+    if not event_ids:
+        return set()
+    query = sa.select(events.c.id).where(events.c.id.in_(event_ids), events.c.status != "failed")
+    return set(connection.scalars(query))
+
+
+def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) -> set[str]:
+    """Write the final rows; the ids of those that are new. A `failed` row alone gives way to another."""
+    rows = {
+        verdict.event.id: {
+            "id": verdict.event.id,
+            "app": verdict.event.app,
+            "corp_id": verdict.event.corp_id,
+            "type": verdict.event.type,
+            "via": verdict.event.via,
+            "occurred_at": _time(verdict.event.occurred_at, 1000),
+            "received_at": _time(verdict.stamp, 1_000_000),
+            "applied_at": at if verdict.status in ("applied", "folded") else None,
+            "status": verdict.status,
+            "error": verdict.error,
+            "payload": verdict.event.payload,
+            "user_ids": verdict.event.user_ids,
+            "dept_ids": verdict.event.dept_ids,
+            "role_ids": verdict.event.role_ids,
+        }
+        for verdict in verdicts
+    }
+    if not rows:
+        return set()
+    insert = upsert(connection, events)
+    new = insert.excluded
+    statement = insert.on_conflict_do_update(
+        index_elements=[events.c.id],
+        set_={"status": new.status, "error": new.error, "applied_at": new.applied_at},
+        where=events.c.status == "failed",
+    ).returning(events.c.id)
+    return set(connection.scalars(statement, [rows[event_id] for event_id in sorted(rows)]))
+
+
+def log_changes(connection: Connection, found: Sequence[Change], at: datetime) -> list[int]:
+    """Write the changes in their order; the seq of each."""
+    if not found:
+        return []
+    rows = [change._asdict() | {"changed_at": at} for change in found]
+    for row in rows:
+        del row["quiet"]
+    statement = sa.insert(changes).returning(changes.c.seq, sort_by_parameter_order=True)
+    return list(connection.scalars(statement, rows))
+
+
+def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
+    """Note jobs that users' functions are owed."""
+    if jobs:
+        connection.execute(insert_ignoring(connection, outbox), [job._asdict() for job in jobs])
+
+
+def _time(count: int | None, per_second: int) -> datetime | None:
+    return None if count is None else datetime.fromtimestamp(count / per_second, UTC)

@@ -1,0 +1,1 @@
+"""The history of the datastore's tables, for Alembic."""

@@ -1,0 +1,160 @@
+"""Table `reads`: what is due to be read though no event asks for it – echoes, marks, the frontier of a copy."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from bridge.events import Entity
+from workers.store.draft import matches, upsert
+from workers.store.tables import reads
+
+#: Microseconds in which a read that was taken is left to its worker; longer than reads take.
+TAKEN_MICROSECONDS = 120_000_000
+
+
+class Priority(IntEnum):
+    """The lower goes first: what somebody waits for, before what merely has to be done."""
+
+    EVENT = 0
+    COPY = 10
+
+
+class Due(NamedTuple):
+    """A read to be made: when (Redis' microseconds) and why."""
+
+    entity: Entity
+    due_at: int
+    cause: str
+    event_id: str | None = None
+    priority: Priority = Priority.EVENT
+
+
+class Taken(NamedTuple):
+    """A read that this worker has taken, as it was then."""
+
+    entity: Entity
+    version: int
+    attempts: int
+    event_id: str | None
+    priority: int
+
+
+def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
+    """Note these reads. Of two due times the later wins, of two priorities the first."""
+    best: dict[Entity, Due] = {}
+    for due in wanted:
+        known = best.get(due.entity)
+        if known is None or due.due_at > known.due_at:
+            best[due.entity] = due
+    if not best:
+        return
+    insert = upsert(connection, reads)
+    new, old = insert.excluded, reads.c
+    later = new.due_at > old.due_at
+    statement = insert.on_conflict_do_update(
+        index_elements=[old.corp_id, old.kind, old.entity_id],
+        set_={
+            "due_at": sa.case((later, new.due_at), else_=old.due_at),
+            "cause": sa.case((later, new.cause), else_=old.cause),
+            "event_id": sa.case((later, new.event_id), else_=old.event_id),
+            "priority": sa.case((new.priority < old.priority, new.priority), else_=old.priority),
+            # Whoever took the row before must leave it: there is something new to read.
+            "version": old.version + 1,
+            "taken_until": 0,
+        },
+    )
+    rows = [
+        {
+            "corp_id": due.entity.corp_id,
+            "kind": due.entity.kind,
+            "entity_id": due.entity.id,
+            "due_at": due.due_at,
+            "priority": int(due.priority),
+            "cause": due.cause,
+            "event_id": due.event_id,
+        }
+        for _, due in sorted(best.items())
+    ]
+    connection.execute(statement, rows)
+
+
+def take(connection: Connection, now: int, limit: int) -> list[Taken]:
+    """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at."""
+    query = (
+        sa.select(reads)
+        .where(reads.c.due_at <= now, reads.c.taken_until <= now)
+        .order_by(reads.c.priority, reads.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return []
+    keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
+    connection.execute(sa.update(reads).where(matches(reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS))
+    return [
+        Taken(
+            Entity(row["corp_id"], row["kind"], row["entity_id"]),
+            row["version"],
+            row["attempts"],
+            row["event_id"],
+            row["priority"],
+        )
+        for row in rows
+    ]
+
+
+def finish(connection: Connection, done: Sequence[Taken]) -> None:
+    """Delete these reads, each only if it is as it was when it was taken."""
+    if done:
+        connection.execute(sa.delete(reads).where(*_unmoved()), [_key(read) for read in sorted(done)])
+
+
+def postpone(connection: Connection, failed: Mapping[Taken, str], due_at: Mapping[Taken, int], charged: bool) -> None:
+    """Put these reads off, each with the reason; `charged` counts an attempt."""
+    if not failed:
+        return
+    statement = (
+        sa.update(reads)
+        .where(*_unmoved())
+        .values(
+            due_at=sa.bindparam("new_due_at"),
+            error=sa.bindparam("new_error"),
+            attempts=reads.c.attempts + int(charged),
+            taken_until=0,
+        )
+    )
+    rows = [_key(read) | {"new_due_at": due_at[read], "new_error": failed[read]} for read in sorted(failed)]
+    connection.execute(statement, rows)
+
+
+def next_due(connection: Connection) -> int | None:
+    """When (Redis' microseconds) the next read that no worker is at comes due."""
+    later = sa.case((reads.c.due_at > reads.c.taken_until, reads.c.due_at), else_=reads.c.taken_until)
+    due: int | None = connection.scalar(sa.select(sa.func.min(later)))
+    return due
+
+
+def waiting(connection: Connection, corp_ids: Collection[str] | None = None) -> int:
+    """How many reads are noted, for these corps or for all."""
+    query = sa.select(sa.func.count()).select_from(reads)
+    if corp_ids is not None:
+        query = query.where(reads.c.corp_id.in_(corp_ids))
+    return int(connection.scalar(query) or 0)
+
+
+def _unmoved() -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        reads.c.corp_id == sa.bindparam("key_corp"),
+        reads.c.kind == sa.bindparam("key_kind"),
+        reads.c.entity_id == sa.bindparam("key_id"),
+        reads.c.version == sa.bindparam("key_version"),
+    )
+
+
+def _key(read: Taken) -> dict[str, str | int]:
+    corp_id, kind, entity_id = read.entity
+    return {"key_corp": corp_id, "key_kind": kind, "key_id": entity_id, "key_version": read.version}

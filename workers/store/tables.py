@@ -1,0 +1,267 @@
+"""The datastore's tables. Those of the contract are for everybody's SQL; columns below a gap are our own."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Dialect, Index, Integer, Table, Text
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class Timestamp(TypeDecorator[datetime]):
+    """An aware UTC time: timestamptz on PostgreSQL, ISO text of one width on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(sa.DateTime(timezone=True) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: A number that counts by itself; SQLite does so only for its own integer type.
+_Counter = BigInteger().with_variant(Integer, "sqlite")
+_Json = sa.JSON(none_as_null=True)
+
+
+def _guard() -> list[Column[Any]]:
+    """What rule 4 needs of a row: its version, and Redis' time (µs) and life of the read it came from."""
+    return [
+        Column("version", BigInteger, nullable=False, server_default="0"),
+        Column("read_begun", BigInteger),
+        Column("read_life", Text),
+    ]
+
+
+corps = Table(
+    "corps",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("name", Text),
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("deleted_at", Timestamp),
+    Column("fetched_at", Timestamp),
+    Column("raw", _Json),
+)
+
+departments = Table(
+    "departments",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("dept_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("parent_id", BigInteger),
+    Column("name", Text),
+    Column("sort_order", BigInteger),
+    Column("manager_userids", _Json),
+    Column("deleted_at", Timestamp),
+    Column("fetched_at", Timestamp),
+    Column("raw", _Json),
+    #
+    Column("visible", Boolean, nullable=False, server_default=sa.true()),
+    *_guard(),
+    Index(None, "corp_id", "parent_id"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("userid", Text, primary_key=True),
+    Column("unionid", Text),
+    Column("name", Text),
+    Column("title", Text),
+    Column("mobile", Text),
+    Column("email", Text),
+    Column("job_number", Text),
+    Column("manager_userid", Text),
+    Column("active", Boolean),
+    Column("admin", Boolean),
+    Column("boss", Boolean),
+    Column("senior", Boolean),
+    Column("visible", Boolean, nullable=False, server_default=sa.true()),
+    Column("hired_at", Timestamp),
+    Column("deleted_at", Timestamp),
+    Column("fetched_at", Timestamp),
+    Column("raw", _Json),
+    # What the API leaves out for lack of permission keeps its value, so it needs a place beside `raw`.
+    Column("state_code", Text),
+    Column("telephone", Text),
+    Column("org_email", Text),
+    Column("work_place", Text),
+    Column("remark", Text),
+    Column("extension", Text),
+    *_guard(),
+    Index(None, "corp_id", "unionid"),
+)
+
+department_members = Table(
+    "department_members",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("dept_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("userid", Text, primary_key=True),
+    Column("leader", Boolean, nullable=False),
+    Column("sort_order", BigInteger),
+    Index(None, "corp_id", "userid"),
+)
+
+role_groups = Table(
+    "role_groups",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("deleted_at", Timestamp),
+    Column("fetched_at", Timestamp),
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("role_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("group_id", BigInteger),
+    Column("name", Text),
+    Column("deleted_at", Timestamp),
+    Column("fetched_at", Timestamp),
+)
+
+role_members = Table(
+    "role_members",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("role_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("userid", Text, primary_key=True),
+    Index(None, "corp_id", "userid"),
+)
+
+suites = Table(
+    "suites",
+    metadata,
+    Column("suite_key", Text, primary_key=True),
+    Column("ticket", Text),
+    Column("ticket_at", Timestamp),
+)
+
+authorizations = Table(
+    "authorizations",
+    metadata,
+    Column("suite_key", Text, primary_key=True),
+    Column("corp_id", Text, primary_key=True),
+    Column("permanent_code", Text),
+    Column("status", Text, nullable=False),
+    Column("agents", _Json),
+    Column("scope", _Json),
+    Column("updated_at", Timestamp),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("corp_id", Text),
+    Column("type", Text, nullable=False),
+    Column("via", Text, nullable=False),
+    Column("occurred_at", Timestamp),
+    Column("received_at", Timestamp, nullable=False),
+    Column("applied_at", Timestamp),
+    Column("status", Text, nullable=False),
+    Column("error", Text),
+    Column("payload", _Json),
+    #
+    Column("user_ids", _Json, nullable=False),
+    Column("dept_ids", _Json, nullable=False),
+    Column("role_ids", _Json, nullable=False),
+    Index(None, "received_at"),
+    Index(None, "status", "received_at"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", _Counter, primary_key=True, autoincrement=True),
+    Column("corp_id", Text, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_id", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("before", _Json),
+    Column("after", _Json),
+    Column("event_id", Text),
+    Column("changed_at", Timestamp, nullable=False),
+    Index(None, "corp_id", "entity", "entity_id"),
+    Index(None, "event_id"),
+    Index(None, "changed_at"),
+    sqlite_autoincrement=True,
+)
+
+#: Raised by a comparison; a writer holds it in share mode and writes only what it noted under the same number.
+fences = Table(
+    "fences",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False, server_default="0"),
+)
+
+#: The guard of a corp's role list, which is read and written as one.
+role_lists = Table("role_lists", metadata, Column("corp_id", Text, primary_key=True), *_guard())
+
+#: Reads that no event asks for: echoes, marks, the frontier of a full copy.
+reads = Table(
+    "reads",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("entity_id", Text, primary_key=True),
+    Column("due_at", BigInteger, nullable=False),  # Redis' microseconds
+    Column("taken_until", BigInteger, nullable=False, server_default="0"),  # the same; a worker is at it
+    Column("priority", Integer, nullable=False),  # the lower goes first
+    Column("cause", Text, nullable=False),
+    Column("event_id", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error", Text),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Index(None, "priority", "due_at"),
+    Index(None, "due_at"),
+)
+
+#: Jobs owed to users' functions; a row goes when its job has ended.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _Counter, primary_key=True, autoincrement=True),
+    Column("function", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("event_id", Text),
+    Column("change_seq", BigInteger),
+    # Jobs of one entity are enqueued in the order of their rows.
+    Column("lane", Text, nullable=False),
+    Column("enqueued_at", Timestamp),
+    Index(None, "lane"),
+    Index(None, "enqueued_at"),
+    sqlite_autoincrement=True,
+)
+
+#: Columns that hold people's data, by table; what `forget` erases and no log, metric or description shows.
+PERSONAL_COLUMNS: dict[str, frozenset[str]] = {
+    "users": frozenset(
+        {
+            "unionid", "name", "title", "mobile", "email", "job_number", "manager_userid", "hired_at", "raw",
+            "state_code", "telephone", "org_email", "work_place", "remark", "extension",
+        }
+    ),
+}  # fmt: skip

@@ -1,0 +1,164 @@
+"""Write users with their memberships: both belong to the user's row and are written under its version."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from msgspec import UNSET
+from sqlalchemy.engine import Connection
+
+from bridge.events import Entity
+from workers.answers import User
+from workers.store import tables
+from workers.store.draft import Absence, Draft, Key, Row, alive, data, insert_ignoring, lock, matches, seen, update
+from workers.store.tables import department_members, role_members, users
+
+#: Fields that are empty when the API leaves them out.
+PLAIN_FIELDS = (
+    "unionid", "name", "title", "job_number", "manager_userid", "active", "admin", "boss", "senior",
+)  # fmt: skip
+#: Fields that the API leaves out for lack of permission: they keep their value (rule 6).
+KEPT_FIELDS = (
+    "mobile", "state_code", "telephone", "email", "org_email", "work_place", "remark", "extension",
+)  # fmt: skip
+#: Milliseconds beyond which a hiring date is none: the year 9999.
+_MAX_DATE = 253_402_214_400_000
+
+Memberships = dict[int, tuple[bool, int | None]]
+
+
+def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
+    """Write what was read of these users; overtaken ones go to `draft.moved`."""
+    if not answers:
+        return
+    held = lock(draft, users, {entity: (entity.corp_id, entity.id) for entity in answers})
+    departments, roles = _memberships(draft.tx, held)
+    rows: list[Row] = []
+    joined: dict[str, set[int]] = defaultdict(set)
+    assigned: dict[str, set[int]] = defaultdict(set)
+    for entity, row in held.items():
+        answer = answers[entity]
+        rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
+        old_departments, old_roles = departments[entity], roles[entity]
+        new_departments, new_roles = old_departments, old_roles
+        if isinstance(answer, User):
+            new_departments = {m.dept_id: (m.leader, m.order) for m in answer.departments}
+            new_roles = {role.id for role in answer.roles}
+        elif answer in (Absence.GONE, Absence.DISSOLVED):
+            new_departments, new_roles = {}, set()
+        joined[entity.corp_id] |= new_departments.keys() - old_departments.keys()
+        assigned[entity.corp_id] |= new_roles - old_roles
+        before = _whole(row, old_departments, old_roles) if seen(row) else None
+        draft.log(entity, "user", entity.id, before, _whole(rows[-1], new_departments, new_roles))
+        departments[entity], roles[entity] = new_departments, new_roles
+        _replace(draft, entity, (old_departments, new_departments), (old_roles, new_roles))
+    update(draft.tx, users, rows)
+    _mark_unknown(draft, joined, assigned)
+
+
+def whole_user(connection: Connection, corp_id: str, userid: str) -> dict[str, Any] | None:
+    """A user with its memberships, as `changes` shows it; None where there is no row."""
+    row = connection.execute(sa.select(users).where(users.c.corp_id == corp_id, users.c.userid == userid)).mappings()
+    found = row.first()
+    if found is None:
+        return None
+    entity = Entity(corp_id, "user", userid)
+    departments, roles = _memberships(connection, [entity])
+    return _whole(dict(found), departments[entity], roles[entity])
+
+
+def _values(draft: Draft, row: Row, answer: User | Absence) -> dict[str, Any]:
+    """The columns that this answer sets."""
+    if isinstance(answer, User):
+        values = {name: _or_none(getattr(answer, name)) for name in PLAIN_FIELDS}
+        for name in KEPT_FIELDS:
+            given = getattr(answer, name)
+            values[name] = row[name] if given is UNSET else given
+        if answer.hired_date is not UNSET:
+            values["hired_at"] = _date(answer.hired_date)
+        return values | {"visible": True, "deleted_at": None, "fetched_at": draft.at, "raw": answer.raw}
+    if answer is Absence.HIDDEN:
+        return {"visible": False, "deleted_at": None}
+    if answer is Absence.UNREAD:
+        return {}
+    return {"deleted_at": row["deleted_at"] or draft.at}
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+def _date(milliseconds: Any) -> datetime | None:
+    if milliseconds is None or not -_MAX_DATE < milliseconds < _MAX_DATE:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _memberships(
+    connection: Connection, held: Collection[Entity]
+) -> tuple[dict[Entity, Memberships], dict[Entity, set[int]]]:
+    """The present memberships of these users; nobody else changes them while the users' rows are locked."""
+    departments: dict[Entity, Memberships] = {entity: {} for entity in held}
+    roles: dict[Entity, set[int]] = {entity: set() for entity in held}
+    by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
+    for table in (department_members, role_members):
+        query = sa.select(table).where(sa.tuple_(table.c.corp_id, table.c.userid).in_(list(by_key)))
+        for row in connection.execute(query).mappings():
+            entity = by_key[row["corp_id"], row["userid"]]
+            if table is department_members:
+                departments[entity][row["dept_id"]] = (row["leader"], row["sort_order"])
+            else:
+                roles[entity].add(row["role_id"])
+    return departments, roles
+
+
+def _replace(
+    draft: Draft, entity: Entity, departments: tuple[Memberships, Memberships], roles: tuple[set[int], set[int]]
+) -> None:
+    corp, user = entity.corp_id, entity.id
+    old, new = departments
+    stale = [(corp, dept, user) for dept in old if new.get(dept) != old[dept]]
+    if stale:
+        draft.tx.execute(sa.delete(department_members).where(matches(department_members, stale)))
+    fresh = [
+        {"corp_id": corp, "dept_id": dept, "userid": user, "leader": leader, "sort_order": order}
+        for dept, (leader, order) in sorted(new.items())
+        if old.get(dept) != (leader, order)
+    ]
+    if fresh:
+        draft.tx.execute(insert_ignoring(draft.tx, department_members), fresh)
+    old_roles, new_roles = roles
+    if old_roles - new_roles:
+        lost = [(corp, role, user) for role in old_roles - new_roles]
+        draft.tx.execute(sa.delete(role_members).where(matches(role_members, lost)))
+    if new_roles - old_roles:
+        gained = [{"corp_id": corp, "role_id": role, "userid": user} for role in sorted(new_roles - old_roles)]
+        draft.tx.execute(insert_ignoring(draft.tx, role_members), gained)
+
+
+def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any]:
+    """A user as `changes` shows it: the row with its departments and role ids."""
+    return data(row) | {
+        "departments": [
+            {"dept_id": dept, "leader": leader, "sort_order": order}
+            for dept, (leader, order) in sorted(departments.items())
+        ],
+        "roles": sorted(roles),
+    }
+
+
+def _mark_unknown(draft: Draft, joined: Mapping[str, set[int]], assigned: Mapping[str, set[int]]) -> None:
+    """A user may come before its department or role: ask for what is not there yet."""
+    for column, kind, wanted in (
+        (tables.departments.c.dept_id, "department", joined),
+        (tables.roles.c.role_id, "roles", assigned),
+    ):
+        ids = {found for corp_ids in wanted.values() for found in corp_ids}
+        known = alive(draft.tx, list(wanted), column, ids)
+        missing = [
+            (corp, found) for corp, found_ids in wanted.items() for found in found_ids if (corp, found) not in known
+        ]
+        entities = [Entity(corp, kind, str(found) if kind == "department" else "") for corp, found in missing]  # type: ignore[arg-type]
+        draft.mark(entities, "a user belongs to it")
