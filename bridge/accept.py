@@ -12,9 +12,9 @@ from bridge.queues import QUEUES_KEY, job_fields
 #: Seconds in which a second event of the same id is a repeat; DingTalk's own retries end after 40 s,
 #: its failed list follows minutes to hours later.
 REPEAT_WINDOW = 86400
-#: List; one entry wakes one waiting worker.
-WAKE_KEY = "bridge:wake"
-#: Entries kept in the wake list; more would only wake workers that find nothing.
+#: List for each queue; one entry wakes one worker that waits for this queue.
+WAKE_PREFIX = "bridge:wake:"
+#: Entries kept in a wake list; more would only wake workers that find nothing.
 WAKE_LIMIT = 64
 #: Hash: event type → how many were accepted, since this Redis began.
 ACCEPTED_KEY = "bridge:accepted"
@@ -26,7 +26,7 @@ _ACCEPT = """
 -- rq:job:<job id>         hash: the job as RQ saves it, and stamp (Redis' microseconds) and life (run_id)
 -- rq:queue:<type>         list: ids of waiting jobs        rq:queues  set: the keys of all queues
 -- rq:failed|finished|scheduled:<type>  zset: a job that is fed in anew leaves them
--- bridge:wake, bridge:accepted, bridge:last  see accept.py
+-- bridge:wake:<type>      list: see accept.py, as for bridge:accepted and bridge:last
 local queues_key, wake, accepted, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local window, wake_limit, again = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local time = redis.call('TIME')
@@ -52,14 +52,14 @@ while at <= #ARGV do
     redis.call('HSET', job_key, unpack(fields))
     redis.call('SADD', queues_key, 'rq:queue:' .. queue)
     redis.call('RPUSH', 'rq:queue:' .. queue, job)
-    redis.call('RPUSH', wake, '1')
+    redis.call('RPUSH', wake .. queue, '1')
+    redis.call('LTRIM', wake .. queue, 0, wake_limit - 1)
     redis.call('HINCRBY', accepted, type, 1)
     redis.call('HSET', last, type, stamp)
     fresh[#fresh + 1] = 1
   end
   at = at + 5 + count
 end
-redis.call('LTRIM', wake, 0, wake_limit - 1)
 return fresh
 """
 
@@ -82,7 +82,7 @@ class Acceptor:
             queue = events.queue_of(event.type)
             arguments += [event.id, events.job_id(event.id), queue, queue, len(fields), *fields]
         try:
-            fresh = self._script(keys=[QUEUES_KEY, WAKE_KEY, ACCEPTED_KEY, LAST_KEY], args=arguments)
+            fresh = self._script(keys=[QUEUES_KEY, WAKE_PREFIX, ACCEPTED_KEY, LAST_KEY], args=arguments)
         except redis.RedisError as error:
             raise NotDurable(f"Redis did not take the event: {type(error).__name__}") from error
         return [bool(flag) for flag in fresh]

@@ -1,6 +1,6 @@
 """The Flask app: every API path of api.md at its root, and the control under /_sim."""
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 
 from simulator import api_callbacks, api_departments, api_legacy, api_roles, api_suites, api_tokens, api_users
 from simulator.call import Route
@@ -29,5 +29,8 @@ def create_api(world: World) -> Flask:
     return app
 
 
-def _unknown(error: Exception) -> tuple[Response, int] | Response:
+def _unknown(error: Exception) -> Response:
+    if request.path.startswith("/v1.0/"):
+        body = '{"code":"InvalidAction.NotFound","message":"Specified api is not found."}'
+        return Response(body, 404, mimetype="application/json")
     return Response('{"errcode":404,"errmsg":"请求的URI地址不存在"}', mimetype="application/json")

@@ -121,7 +121,7 @@ def user_get_dept_member(call: Call) -> Body:
 
 
 def user_get_admin(call: Call) -> Body:
-    return {"adminList": [{"userid": user.userid, "sys_level": user.admin_level} for user in call.view.admins()]}
+    return {"admin_list": [{"userid": user.userid, "sys_level": user.admin_level} for user in call.view.admins()]}
 
 
 def user_by_unionid(call: Call) -> Body:

@@ -77,7 +77,10 @@ class Authorization:
 
 
 class App:
-    """An app's state; ValueError for a wrong aes_key. `corps` are the organisations it works for: one, or for a suite each that authorised it."""
+    """An app's state. `corps` are the organisations it works for: one, or for a suite each that authorised it.
+
+    ValueError for a wrong aes_key.
+    """
 
     def __init__(self, config: SimApp) -> None:
         self.config = config

@@ -43,9 +43,9 @@ def label_conf_modify(edit: Edit, named: int | None) -> None:
         label_conf_add(edit, None)
     label_id = edit.some(_labels(edit), named, "role or role group")
     if role := edit.tenant.roles.rows.get(label_id):
-        groups = list(edit.tenant.role_groups.rows)
-        moves = edit.rng.random() < 0.3
-        after = replace(role, group_id=edit.rng.choice(groups)) if moves else replace(role, name=_name(edit))
+        homes = [group_id for group_id in edit.tenant.role_groups.rows if group_id != role.group_id]
+        moves = homes and edit.rng.random() < 0.3
+        after = replace(role, group_id=edit.rng.choice(homes)) if moves else replace(role, name=_name(edit))
         edit.tenant.put_role(after)
         _tell_modified(edit, label_id, (role.name, role.group_id), after.name)
     elif group := edit.tenant.role_groups.rows.get(label_id):

@@ -1,7 +1,7 @@
 """Control over HTTP under /_sim: look at the truth, make changes, set faults, count calls."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -76,11 +76,11 @@ def show_access(world: World, asked: dict[str, Any]) -> Any:
 def set_access(world: World, asked: dict[str, Any]) -> Any:
     """What the app may see from now on: authed_dept, authed_user, permissions."""
     access = world.app(_app_name(world, asked)).access
-    permissions = frozenset(asked.get("permissions", access.permissions))
+    permissions = frozenset(str(name) for name in _listed(asked, "permissions", access.permissions))
     if not permissions <= PERMISSIONS:
         raise Unusable(f"permissions are some of {', '.join(sorted(PERMISSIONS))}")
-    access.authed_dept = tuple(asked.get("authed_dept", access.authed_dept))
-    access.authed_user = tuple(asked.get("authed_user", access.authed_user))
+    access.authed_dept = tuple(int(key) for key in _listed(asked, "authed_dept", access.authed_dept))
+    access.authed_user = tuple(str(key) for key in _listed(asked, "authed_user", access.authed_user))
     access.permissions = permissions
     return _access(world.app(_app_name(world, asked)))
 
@@ -130,6 +130,13 @@ def _asked() -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Unusable("the body is a JSON object")
     return dict(request.args.items()) | body
+
+
+def _listed(asked: dict[str, Any], name: str, present: Collection[Any]) -> Collection[Any]:
+    value = asked.get(name, present)
+    if not isinstance(value, list | tuple | frozenset) or not all(isinstance(item, int | str) for item in value):
+        raise Unusable(f"{name} is a list of ids or names")
+    return value
 
 
 def _app_name(world: World, asked: dict[str, Any]) -> str:

@@ -92,9 +92,11 @@ class Deliveries:
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
     def close(self) -> None:
-        """Stop sending; what still waits is dropped."""
+        """Stop sending; what still waits is dropped. A later callback starts it again."""
         with self._changed:
             self._closed = True
+            self._due.clear()
+            self._waiting.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(timeout=PUSH_TIMEOUT + 1)
@@ -102,8 +104,9 @@ class Deliveries:
 
     def _start(self) -> None:
         # Threads do not survive a fork, so they are started where they are first needed.
-        if any(thread.is_alive() for thread in self._threads) or self._closed:
+        if any(thread.is_alive() for thread in self._threads):
             return
+        self._closed = False
         self._threads = [threading.Thread(target=self._run, name=f"callbacks-{n}", daemon=True) for n in range(SENDERS)]
         for thread in self._threads:
             thread.start()
@@ -137,6 +140,9 @@ class Deliveries:
             delivery.attempts += 1
             delivery.error = error
             delays = self._faults.retry_delays
+            if delivery.id not in self._waiting:
+                # Closed meanwhile: it is dropped with all that waited.
+                return
             if delivery.attempts <= len(delays):
                 self._schedule(delivery, delays[delivery.attempts - 1])
                 return

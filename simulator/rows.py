@@ -150,13 +150,12 @@ def _department_data(view: View, department: Department | None, action: str) -> 
     if department is None:
         return {"syncAction": "org_dept_remove"}
     managers = view.managers(department.dept_id)
-    return {
+    shown: Body = {
         "syncAction": action,
         "errcode": 0,
         "errmsg": "ok",
         "id": department.dept_id,
         "name": department.name,
-        "parentid": department.parent_id or 0,
         "order": department.order,
         "createDeptGroup": department.create_dept_group,
         "autoAddUser": department.auto_add_user,
@@ -171,6 +170,7 @@ def _department_data(view: View, department: Department | None, action: str) -> 
         "groupContainSubDept": False,
         "autoApproveApply": False,
     }
+    return shown if department.parent_id is None else shown | {"parentid": department.parent_id}
 
 
 def _role_ids(view: View, event: Event) -> list[int]:

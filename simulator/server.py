@@ -18,7 +18,7 @@ __all__ = ["SimApp", "Simulator", "create_simulator", "running", "serve"]
 #: Threads of the server: calls that wait (latency, registration checks) hold up no others.
 THREADS = 32
 #: Seconds that calls in hand get when the server is told to stop.
-GRACE = 2
+GRACE = 1
 #: Seconds that an idle client connection stays open.
 KEEP_ALIVE = 75
 

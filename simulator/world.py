@@ -84,11 +84,11 @@ class World:
     def push(self, app: str, event: str, rows: bool = False) -> dict[str, Any]:
         """Tell a suite something about itself: one of SUITE_EVENTS, plain or (rows) as SyncHTTP.
 
-        The callback made, as `change` returns them. Raises UnknownApp; ValueError for another event or no suite.
+        The callback made, as `change` returns them. Raises UnknownApp; ImpossibleChange for another event or no suite.
         """
         suite = self.app(app)
         if not suite.is_suite or event not in SUITE_EVENTS:
-            raise ValueError(f"{app} is no suite, or {event} none of {', '.join(SUITE_EVENTS)}")
+            raise ImpossibleChange(f"{app} is no suite, or {event} none of {', '.join(SUITE_EVENTS)}")
         tenant = self.tenants[suite.corp_id]
         granted = suite.corps[suite.corp_id]
         with tenant.lock:

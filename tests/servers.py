@@ -96,6 +96,10 @@ def running_postgresql() -> Iterator[str]:
             wait_until(lambda: subprocess.run(ready).returncode == 0, 30, f"PostgreSQL, see {log.read_text()}")
             yield f"postgresql+psycopg://postgres@/{{database}}?host={folder}&port={port}"
         finally:
-            subprocess.run([*prefix, f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "stop"], cwd="/", check=False,
-                           stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [*prefix, f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "stop"],
+                cwd="/",
+                check=False,
+                stdout=subprocess.DEVNULL,
+            )
             process.wait(10)

@@ -76,6 +76,8 @@ class BatchWorker(SimpleWorker):
         self._stopping = threading.Event()
         #: Redis' microseconds at which the next noted read comes due; None where none is known.
         self._next_due: int | None = 0
+        #: Seconds until the first job that was put off comes due.
+        self._put_off_due: float | None = None
         self._swept = self._beaten = 0.0
         #: Whether claims may lie in Redis that this process knows nothing of.
         self._unsure = False
@@ -90,7 +92,8 @@ class BatchWorker(SimpleWorker):
         try:
             while not self._stopping.is_set():
                 try:
-                    self._turn()
+                    if not self.turn():
+                        self.wait()
                     failures = 0
                 except (redis.RedisError, OperationalError, InterfaceError) as error:
                     failures += 1
@@ -105,15 +108,14 @@ class BatchWorker(SimpleWorker):
         """RQ calls this from its signal handler: stop after this turn, and wake from a sleep within IDLE_SECONDS."""
         self._stopping.set()
 
-    def _turn(self) -> None:
-        """One batch: claim, apply, tell Redis; or sleep until there is something to do."""
+    def turn(self) -> bool:
+        """One batch: claim, apply, tell Redis; whether there was anything to do."""
         self._upkeep()
-        claims, put_off_due = self._claims.claim(self._batch)
+        claims, self._put_off_due = self._claims.claim(self._batch)
         taken = self._take_due(self._batch - len(claims)) if len(claims) < self._batch else []
         if claims or taken:
             self._apply(claims, taken)
-        else:
-            self._sleep(put_off_due)
+        return bool(claims or taken)
 
     def _upkeep(self) -> None:
         if self._unsure:
@@ -140,12 +142,13 @@ class BatchWorker(SimpleWorker):
             self._next_due = reads.next_due(connection)
         return taken
 
-    def _sleep(self, put_off_due: float | None) -> None:
+    def wait(self) -> None:
+        """Until an event is accepted, or something noted or put off comes due."""
         with self._store.reading() as connection:
             self._next_due = reads.next_due(connection)
         limits = [IDLE_SECONDS]
-        if put_off_due is not None:
-            limits.append(put_off_due)
+        if self._put_off_due is not None:
+            limits.append(self._put_off_due)
         if self._next_due is not None:
             limits.append((self._next_due - self._clock.now().micros) / SECOND)
         if min(limits) > 0:

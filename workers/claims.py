@@ -12,7 +12,7 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
   bridge:claimed:<worker>  list: the ids this worker holds
   bridge:lease:<worker>    string with expiry: the worker lives
   bridge:claimers          set: workers that may hold claims
-  bridge:wake              list: see accept.py
+  bridge:wake:<name>       list: see accept.py
 """
 
 import time
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import redis
 
-from bridge.accept import WAKE_KEY
+from bridge.accept import WAKE_PREFIX
 from bridge.queues import RESULT_TTL
 
 #: Seconds that a lease lasts without renewal, and between two renewals.
@@ -68,8 +68,8 @@ while #names > 0 and count < limit do
   names = waiting
 end
 if count == 0 then
-  redis.call('DEL', wake)
   for i = 5, #ARGV do
+    redis.call('DEL', wake .. ARGV[i])
     local first = redis.call('ZRANGE', 'rq:scheduled:' .. ARGV[i], 0, 0, 'WITHSCORES')[2]
     if first and (soonest == '' or tonumber(first) < tonumber(soonest)) then soonest = first end
   end
@@ -122,7 +122,7 @@ local function give_back(worker)
       redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
       redis.call('HSET', key, 'status', 'queued')
       redis.call('LPUSH', 'rq:queue:' .. name, id)
-      redis.call('LPUSH', wake, '1')
+      redis.call('LPUSH', wake .. name, '1')
       given = given + 1
     end
   end
@@ -175,7 +175,7 @@ class Claims:
 
     def claim(self, limit: int) -> tuple[list[Claim], float | None]:
         """Up to `limit` jobs; where there are none, the seconds until one that was put off comes due."""
-        keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_KEY, self._worker_key]
+        keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
         arguments: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), *self._queues]
         found, soonest, now = self._claim_script(keys=keys, args=arguments)
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
@@ -188,7 +188,7 @@ class Claims:
 
     def wait(self, seconds: float) -> None:
         """Sleep until an event is accepted, at most that long."""
-        self._connection.blpop([WAKE_KEY], timeout=max(seconds, 0.01))
+        self._connection.blpop([WAKE_PREFIX + name for name in self._queues], timeout=max(seconds, 0.01))
 
     def finish(self, claims: Sequence[Claim]) -> None:
         """These are done; a claim that was swept meanwhile is its next owner's affair."""
@@ -208,7 +208,7 @@ class Claims:
 
     def give_back(self) -> int:
         """Everything this worker still holds goes back to its queues; how many."""
-        return int(self._give_back_script(keys=[WAKE_KEY], args=[self._worker]))
+        return int(self._give_back_script(keys=[WAKE_PREFIX], args=[self._worker]))
 
     def renew(self) -> None:
         """Keep the lease."""
@@ -221,7 +221,7 @@ class Claims:
 
     def sweep(self) -> int:
         """What workers hold whose lease is gone goes back to its queues; how many jobs."""
-        return int(self._sweep_script(keys=[WAKE_KEY, CLAIMERS_KEY]))
+        return int(self._sweep_script(keys=[WAKE_PREFIX, CLAIMERS_KEY]))
 
 
 def _iso() -> str:

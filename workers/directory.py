@@ -101,4 +101,4 @@ class StoreDirectory:
                 .mappings()
                 .first()
             )
-        return None if row is None else data(row)
+        return None if row is None else data(dict(row))

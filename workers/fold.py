@@ -41,6 +41,8 @@ class Outcome:
 
     final: dict[str, Status] = field(default_factory=dict)
     errors: dict[str, ApiError] = field(default_factory=dict)
+    #: What stands against the reads that were put off.
+    late: dict[Entity, ApiError] = field(default_factory=dict)
     #: Lanes of the outbox in which jobs now wait.
     lanes: set[str] = field(default_factory=set)
     #: When (Redis' microseconds) the first of the reads comes due that were noted.
@@ -122,6 +124,7 @@ class Folder:
 
         written, said = self._refresher.write(noted, answers, causes, conclude)
         _merge(outcome, said)
+        outcome.late |= {entity: errors[entity] for entity in taken if entity in errors}
         for course in courses:
             course.covered |= dict.fromkeys(course.left() & written, noted.moment)
         for entity in written & owners.keys():

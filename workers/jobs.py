@@ -133,13 +133,13 @@ class OutboxJob(Job):
             with store.reading() as connection:
                 row = connection.execute(sa.select(outbox).where(outbox.c.id == outbox_id)).mappings().first()
                 if row is None:
-                    return  # it has ended before; this is its second coming
+                    return  # it was done before; this is its second coming
                 argument = _argument(connection, dict(row))
             try:
                 self._call(row["function"], argument, StoreDirectory(store, argument.corp_id))
             except BaseException:
                 if not self.retries_left:
-                    _forget(store, outbox_id)  # RQ's failed registry has it now
+                    give_up(store, [outbox_id])
                 raise
             _forget(store, outbox_id)
         finally:
@@ -179,6 +179,13 @@ def _argument(connection: Connection, row: Mapping[str, Any]) -> Event | Change:
     kept = {name: found[name] for name in ("id", "type", "corp_id", "app", "occurred_at", "payload")}
     ids = {name: tuple(found[name]) for name in ("user_ids", "dept_ids", "role_ids")}
     return Event(**(kept | ids))
+
+
+def give_up(store: Store, outbox_ids: Sequence[int]) -> None:
+    """Note that these jobs failed for good: RQ's failed registry has them, and only a person starts them again."""
+    with store.writing() as connection:
+        where = (outbox.c.id.in_(outbox_ids), outbox.c.failed_at.is_(None))
+        connection.execute(sa.update(outbox).where(*where).values(failed_at=datetime.now(UTC)))
 
 
 def _forget(store: Store, outbox_id: int) -> None:

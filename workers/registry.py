@@ -69,6 +69,10 @@ class Registry:
         """The function that a job names; None where nobody registered it."""
         return self._jobs.get(name)
 
+    def names(self) -> list[str]:
+        """Every registered function."""
+        return list(self._jobs)
+
     def queues(self) -> tuple[str, ...]:
         """The queues that registered functions wait on, the default one always."""
         return tuple(dict.fromkeys([DEFAULT_QUEUE, *(job.queue for job in self._jobs.values())]))

@@ -90,9 +90,10 @@ class Tokens:
     def discard(self, key: str, token: str) -> None:
         """Forgets a token that DingTalk refused, unless it was replaced already."""
         local = self._locals.setdefault(key, _Local())
-        if local.token == token:
-            local.fresh_until = 0.0
-        self._drop_token(keys=[_token_key(key)], args=[token])
+        with local.lock:  # or a thread that saw it in Redis just before would bring it back here
+            self._drop_token(keys=[_token_key(key)], args=[token])
+            if local.token == token:
+                local.fresh_until = 0.0
 
     def _under_lock(self, key: str, local: _Local, source: Source) -> str:
         now = time.monotonic()

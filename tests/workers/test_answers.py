@@ -1,5 +1,6 @@
 """Answers as they come, as the documentation's samples show them, and broken ones."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -66,7 +67,9 @@ def test_absent_is_not_empty() -> None:
     assert user(active="").active is UNSET
 
 
-@pytest.mark.parametrize(("given", "meant"), [("true", True), ("False", False), (0, False), (1, True), ("0", False), ("1", True)])
+@pytest.mark.parametrize(
+    ("given", "meant"), [("true", True), ("False", False), (0, False), (1, True), ("0", False), ("1", True)]
+)
 def test_flags(given: Any, meant: bool) -> None:
     assert user(active=given).active is meant
 
@@ -169,7 +172,9 @@ def test_the_root_has_no_parent(parent: Any) -> None:
     ("given", "meant"), [("user5", ("user5",)), ('["5"]', ("5",)), ("", ()), ({}, ()), (None, ()), (5, ("5",))]
 )
 def test_managers(given: Any, meant: tuple[str, ...]) -> None:
-    assert answers.read_department({"result": {"dept_id": 2, "dept_manager_userid_list": given}}).manager_userids == meant
+    assert (
+        answers.read_department({"result": {"dept_id": 2, "dept_manager_userid_list": given}}).manager_userids == meant
+    )
 
 
 def test_a_department_s_list_tells_order_and_leader_there() -> None:
@@ -278,7 +283,7 @@ def test_bodies() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"<html>", b'{"a":', b'"text"', b"1", b"\x00"])
 def test_bodies_that_are_no_object(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         answers.decode(body)
 
 
@@ -310,7 +315,5 @@ def test_whatever_comes_is_read_or_refused(fields: dict[str, Any]) -> None:
 @ANY_MACHINE
 @given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode))
 def test_any_body_is_an_object_or_a_value_error(body: bytes) -> None:
-    try:
+    with suppress(ValueError):
         assert isinstance(answers.decode(body), dict)
-    except ValueError:
-        pass

@@ -1,6 +1,6 @@
 """Table `reads`: what is due to be read though no event asks for it – echoes, marks, the frontier of a copy."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -81,11 +81,11 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
     connection.execute(statement, rows)
 
 
-def take(connection: Connection, now: int, limit: int) -> list[Taken]:
-    """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at."""
+def take(connection: Connection, now: int, limit: int, corp_id: str | None = None) -> list[Taken]:
+    """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at, of one corp or all."""
     query = (
         sa.select(reads)
-        .where(reads.c.due_at <= now, reads.c.taken_until <= now)
+        .where(reads.c.due_at <= now, reads.c.taken_until <= now, reads.c.corp_id == corp_id if corp_id else sa.true())
         .order_by(reads.c.priority, reads.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -138,11 +138,9 @@ def next_due(connection: Connection) -> int | None:
     return due
 
 
-def waiting(connection: Connection, corp_ids: Collection[str] | None = None) -> int:
-    """How many reads are noted, for these corps or for all."""
-    query = sa.select(sa.func.count()).select_from(reads)
-    if corp_ids is not None:
-        query = query.where(reads.c.corp_id.in_(corp_ids))
+def waiting(connection: Connection, corp_id: str, priority: Priority) -> int:
+    """How many reads of this priority are noted for a corp."""
+    query = sa.select(sa.func.count()).where(reads.c.corp_id == corp_id, reads.c.priority == int(priority))
     return int(connection.scalar(query) or 0)
 
 

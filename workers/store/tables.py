@@ -239,7 +239,7 @@ reads = Table(
     Index(None, "due_at"),
 )
 
-#: Jobs owed to users' functions; a row goes when its job has ended.
+#: Jobs owed to users' functions; a row goes when its job has been done.
 outbox = Table(
     "outbox",
     metadata,
@@ -251,6 +251,8 @@ outbox = Table(
     # Jobs of one entity are enqueued in the order of their rows.
     Column("lane", Text, nullable=False),
     Column("enqueued_at", Timestamp),
+    # Given up; the job waits in RQ's failed registry for somebody to requeue it.
+    Column("failed_at", Timestamp),
     Index(None, "lane"),
     Index(None, "enqueued_at"),
     sqlite_autoincrement=True,

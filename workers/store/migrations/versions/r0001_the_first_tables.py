@@ -124,6 +124,7 @@ def upgrade() -> None:
         sa.Column("change_seq", sa.BigInteger(), nullable=True),
         sa.Column("lane", sa.Text(), nullable=False),
         sa.Column("enqueued_at", Timestamp(), nullable=True),
+        sa.Column("failed_at", Timestamp(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
         sqlite_autoincrement=True,
     )

@@ -1,0 +1,340 @@
+"""The command line: each verb is a door to what does the work."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import redis
+import structlog
+import urllib3
+from flask import Flask
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.exc import DBAPIError
+
+from bridge import config as configuration
+from bridge import events, queues
+from bridge.config import Config
+from bridge.errors import BridgeError, ConfigError
+from bridge.queues import Patience
+from ops import compose, envelopes, logs, serve, simulation, supervisor
+from ops import run as whole
+from ops.console import create_console
+from ops.standing import standing
+from ops.supervisor import Process, Supervisor
+from ops.web import WebServer, bind_address
+from workers import jobs
+from workers.clock import Clock
+from workers.copy import Copy
+from workers.errors import ApiError
+from workers.store import migrate
+from workers.store.engine import open_store
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+#: Exit codes: wrong usage or configuration, and an operation that failed.
+USAGE, FAILED = 2, 1
+
+log = structlog.get_logger()
+
+
+def example(text: str) -> str:
+    """The help's last paragraph."""
+    return f"Example: {text}"
+
+
+def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Faults as one clear line each, and the exit code that fits."""
+
+    @wraps(verb)
+    def door(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return verb(*args, **kwargs)
+        except ConfigError as error:
+            for fault in error.faults:
+                click.echo(fault, err=True)
+            sys.exit(USAGE)
+        except BridgeError as error:
+            click.echo(str(error), err=True)
+        except redis.RedisError as error:
+            click.echo(
+                f"Redis cannot be used: {str(error).partition(chr(10))[0]}; see redis.url in config.yaml", err=True
+            )
+        except DBAPIError as error:
+            line = str(error.orig).partition("\n")[0]
+            click.echo(f"the datastore cannot be used: {line}; see datastore.url in config.yaml", err=True)
+        except urllib3.exceptions.HTTPError as error:
+            click.echo(f"no answer: {type(error).__name__}", err=True)
+        sys.exit(FAILED)
+
+    return door
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dingbridge")
+def main() -> None:
+    """Keep a local copy of a company's DingTalk organisation true, and hand every change to your jobs."""
+
+
+@main.command(epilog=example("dingbridge run --demo"))
+@click.option("--demo", is_flag=True, help="Against a simulated DingTalk with sample traffic; secrets are made up.")
+@guarded
+def run(demo: bool) -> None:
+    """Run every process on this machine; restart what dies."""
+    whole.run(demo)
+
+
+@main.command("serve", epilog=example("PORT=8000 dingbridge serve"))
+@guarded
+def serve_command() -> None:
+    """The receiver, under gunicorn, on $PORT (8000)."""
+    config = configuration.load()
+    supervisor.check_ports(config.listen, {"serve": configuration.port("serve")})
+    serve.start(config)
+
+
+@main.command(epilog=example("dingbridge work user_add_org user_leave_org"))
+@click.argument("names", nargs=-1, metavar="[QUEUE]...")
+@guarded
+def work(names: Sequence[str]) -> None:
+    """A sync worker; without names, on all event queues."""
+    known = events.queue_names()
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"there is no event queue {', '.join(unknown)}; there are {', '.join(known)}")
+    logs.configure("work")
+    parts = compose.open_parts(configuration.load())
+    worker = compose.sync_worker(parts, names or known)
+    log.info("working", queues=len(names or known), name=worker.name)
+    worker.run()
+    parts.close()
+
+
+@main.command("jobs", epilog=example("dingbridge jobs jobs"))
+@click.argument("names", nargs=-1, metavar="[QUEUE]...")
+@guarded
+def jobs_command(names: Sequence[str]) -> None:
+    """RQ workers for the jobs that users wrote; without names, one process for each of their queues."""
+    logs.configure("jobs")
+    config = configuration.load()
+    registry = jobs.load_registry(config)
+    wanted = list(names or registry.queues())
+    if len(wanted) > 1:
+        # On several queues an RQ worker loses what it took when it is killed; on one it does not.
+        Supervisor([Process(name, ["jobs", name]) for name in wanted], {}, _print_line).run(_until_told())
+        return
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    store.close()
+    worker = jobs.make_worker(wanted, queues.connect(config, Patience.WORKER), registry, config.datastore.url)
+    log.info("working", queue=wanted[0], functions=len(registry.names()))
+    worker.work(logging_level="WARNING", with_scheduler=True)
+
+
+@main.command(epilog=example("dingbridge clock"))
+@guarded
+def clock() -> None:
+    """Scheduled upkeep; safe to run several, one leads."""
+    logs.configure("clock")
+    config = configuration.load()
+    connection = queues.connect(config, Patience.WORKER)
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    dispatcher = jobs.Dispatcher(store, connection, jobs.load_registry(config))
+    Clock(connection, store, dispatcher, config.retention).run(_until_told())
+
+
+@main.command(epilog=example("PORT=8001 dingbridge console"))
+@guarded
+def console() -> None:
+    """The operator's web page with rq-dashboard under /rq, on $PORT (8001)."""
+    logs.configure("console")
+    config = configuration.load()
+    port = configuration.port("console")
+    supervisor.check_ports(config.listen, {"console": port})
+
+    def make() -> Flask:
+        store = open_store(config.datastore.url)
+        return create_console(config, queues.connect(config, Patience.WORKER), store)
+
+    log.info("console", address=f"http://{bind_address(config.listen, port)}")
+    WebServer(make, config.listen, port, 1, 8, {"proc_name": "dingbridge-console"}).run()
+
+
+@main.command(epilog=example("dingbridge simulate --users 200 --seed 7"))
+@click.option("--users", default=200, show_default=True, type=click.IntRange(1), help="People in each organisation.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same organisation.")
+@click.option("--callbacks", metavar="URL", help="Where changes are called back; this machine's receiver by default.")
+@guarded
+def simulate(users: int, seed: int, callbacks: str | None) -> None:
+    """A DingTalk that runs offline, on $PORT (8002). Alone it changes nothing and sends nothing."""
+    logs.configure("simulate")
+    config = configuration.load()
+    port = configuration.port("simulate")
+    supervisor.check_ports(config.listen, {"simulate": port})
+    target = callbacks or f"http://{bind_address(config.listen, configuration.DEFAULT_PORTS['serve'])}"
+    log.info("simulating", api=f"http://{bind_address(config.listen, port)}", users=users, callbacks=target)
+    simulation.serve(config, users, seed, target, port)
+
+
+@main.command("migrate", epilog=example("dingbridge migrate"))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def migrate_command(as_json: bool) -> None:
+    """Create or upgrade the datastore's tables."""
+    store = open_store(configuration.load().datastore.url)
+    revision = migrate.migrate(store)
+    store.close()
+    _print({"revision": revision}, as_json, f"the datastore's tables are those of revision {revision}")
+
+
+@main.command(epilog=example("dingbridge send user_add_org --user zhangsan"))
+@click.argument("event")
+@click.option("--app", "app_name", help="The app whose key signs; the first of the configuration by default.")
+@click.option("--corp", help="The CorpId; the app's by default.")
+@click.option("--user", "users", multiple=True, help="A userid; may be repeated.")
+@click.option("--dept", "departments", multiple=True, type=int, help="A department's id; may be repeated.")
+@click.option("--role", "roles", multiple=True, type=int, help="A role's id; may be repeated.")
+@click.option("--data", metavar="JSON", help="Fields that are added to the message, or replace what it has.")
+@click.option("--url", help="The receiver; this machine's by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def send(
+    event: str,
+    app_name: str | None,
+    corp: str | None,
+    users: Sequence[str],
+    departments: Sequence[int],
+    roles: Sequence[int],
+    data: str | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Sign, encrypt and post one callback to a receiver; show its decrypted reply."""
+    config = configuration.load()
+    app = config.app(app_name) if app_name else config.apps[0]
+    message = envelopes.payload(event, corp or app.corp_id, users, departments, roles, _object(data))
+    base = url or f"http://{bind_address(config.listen, configuration.port('serve'))}"
+    reply = envelopes.post(f"{base.rstrip('/')}/callback/{app.name}", app, message)
+    shown = {"status": reply.status, "reply": reply.text, "event_id": message.get("eventId"), "seconds": reply.seconds}
+    said = f"{reply.text} (decrypted)" if reply.text is not None else reply.body.strip()
+    _print(shown, as_json, f"{reply.status} {said} in {reply.seconds * 1000:.0f} ms; event {message.get('eventId')}")
+    if reply.status != 200 or reply.text is None:
+        sys.exit(FAILED)
+
+
+@main.command(epilog=example("dingbridge sync --corp dingcorpid"))
+@click.option("--app", "app_name", help="Copy the corp of this app.")
+@click.option("--corp", help="Copy this corp.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
+    """Full copy of an organisation; returns when it is complete. Live events go first."""
+    logs.configure("sync")
+    config = configuration.load()
+    corps = _corps(config, app_name, corp)
+    parts = compose.open_parts(config)
+    faults: list[str] = []
+    found = 0
+    with _progress() as bar:
+        for corp_id in corps:
+            client = parts.readers.client(corp_id)
+            if client is None:
+                raise BridgeError(f"no app has the credentials to read {corp_id}: set app_key and app_secret")
+            task = bar.add_task(corp_id, total=None)
+            try:
+                for progress in Copy(parts.store, parts.clock, parts.folder, client, corp_id).run():
+                    bar.update(task, total=progress.found, completed=progress.read)
+                    faults = list(progress.faults)
+            except ApiError as error:
+                faults.append(str(error))
+            found += int(bar.tasks[task].total or 0)
+    parts.close()
+    _print({"entities": found, "faults": faults}, as_json, f"{found} departments, people and role lists copied")
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(FAILED)
+
+
+@main.command(epilog=example("dingbridge status zhangsan"))
+@click.argument("identifier", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def status(identifier: str, as_json: bool) -> None:
+    """Where an event or an entity stands: received, queued, applied, and what it changed."""
+    config = configuration.load()
+    connection = queues.connect(config, Patience.WORKER)
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    found = standing(identifier, connection, store)
+    store.close()
+    if found is None:
+        raise BridgeError(f"{identifier} is neither an event nor an entity that is known here")
+    _print(found, as_json, "\n".join(_lines(found)))
+
+
+def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
+    """The corps that are meant: the one named, the app's, or all that can be read."""
+    if corp:
+        return [corp]
+    apps = [config.app(app_name)] if app_name else [app for app in config.apps if app.reads]
+    found = list(dict.fromkeys(app.corp_id for app in apps if app.corp_id))
+    if not found:
+        raise BridgeError("no app with a corp_id and credentials: set corp_id, app_key and app_secret, or use --corp")
+    return found
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.UsageError(f"--data is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise click.UsageError("--data is no JSON object")
+    return value
+
+
+def _until_told() -> threading.Event:
+    """Set by SIGINT or SIGTERM."""
+    stopping = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda _signum, _frame: stopping.set())
+    return stopping
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _print_line(process: str, line: str) -> None:
+    click.echo(f"{process}: {line}", err=True)
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    click.echo(json.dumps(result, default=_iso, ensure_ascii=False) if as_json else text)
+
+
+def _iso(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
+    """A result as lines for people: `name  value`, lists indented."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lines.append(f"{indent}{name}")
+            for item in value:
+                lines += [*_lines(item, indent + "  "), ""]
+        elif value not in (None, [], ""):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{name:<12} {_iso(shown)}")
+    return lines

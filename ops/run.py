@@ -1,0 +1,185 @@
+"""`dingbridge run`: the whole installation on this machine; with `--demo` against a simulated DingTalk."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import urllib3
+from rich.console import Console
+from rich.markup import escape
+
+from bridge import config as configuration
+from bridge import embedded
+from bridge.config import Config
+from bridge.errors import BridgeError
+from ops import compose, demo
+from ops.supervisor import Process, Supervisor, check_ports
+from ops.web import bind_address
+from workers.copy import Copy
+from workers.store import migrate
+from workers.store.engine import open_store
+
+#: Seconds for a process of ours to answer after its start.
+START_SECONDS = 30
+_COLOURS = {"serve": "cyan", "work": "green", "jobs": "magenta", "clock": "yellow", "console": "blue"}
+
+
+def run(as_demo: bool) -> None:
+    """Run everything until SIGINT or SIGTERM. Raises ConfigError, PortInUse, RedisUnusable."""
+    environ = demo.environment(os.environ) if as_demo else dict(os.environ)
+    roles = ["serve", "console", *(["simulate"] if as_demo else [])]
+    base = configuration.port("serve", environ)
+    ports = {role: base + offset for offset, role in enumerate(roles)}
+    if as_demo:
+        # Whatever the file says: a demonstration never calls the real DingTalk.
+        environ["DINGTALK_API"] = f"http://127.0.0.1:{ports['simulate']}"
+    config = configuration.load(environ)
+    check_ports(config.listen, ports)
+    stopping = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda _signum, _frame: stopping.set())
+    screen = Screen()
+    if config.redis.url == "embedded":
+        embedded.ensure(config.var)
+    store = open_store(config.datastore.url)
+    migrate.migrate(store)
+    screen.welcome(config, ports, as_demo)
+    supervisor = Supervisor(_processes(config, ports, as_demo), environ, screen.say)
+    if as_demo:
+        show = threading.Thread(target=_show, args=(config, ports, screen, stopping), daemon=True)
+        show.start()
+    try:
+        supervisor.run(stopping)
+    finally:
+        screen.note("stopping")
+        if config.redis.url == "embedded":
+            embedded.stop(config.var)
+        store.close()
+        screen.note("all is stopped")
+
+
+def _processes(config: Config, ports: Mapping[str, int], as_demo: bool) -> list[Process]:
+    def listening(role: str) -> dict[str, str]:
+        return {"PORT": str(ports[role])}
+
+    found = [Process("serve", ["serve"], listening("serve"))]
+    if as_demo:
+        callbacks = f"http://{bind_address(config.listen, ports['serve'])}"
+        arguments = ["simulate", "--users", str(demo.USERS), "--callbacks", callbacks]
+        found.append(Process("simulate", arguments, listening("simulate")))
+    return [
+        *found,
+        Process("work", ["work"]),
+        Process("jobs", ["jobs"]),
+        Process("clock", ["clock"]),
+        Process("console", ["console"], listening("console")),
+    ]
+
+
+class Screen:
+    """What a person sees: where things are, and line by line what happens."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._lock = threading.Lock()
+
+    def welcome(self, config: Config, ports: Mapping[str, int], as_demo: bool) -> None:
+        """What runs where, and how to get in."""
+        host = "127.0.0.1" if config.listen in ("0.0.0.0", "::") else config.listen  # noqa: S104 - compared only
+        where = {role: f"http://{bind_address(host, port)}" for role, port in ports.items()}
+        lines = ["", "[bold]dingbridge[/bold] keeps a local copy of a DingTalk organisation true.", ""]
+        lines += [f"  callbacks   {where['serve']}/callback/{app.name}" for app in config.apps]
+        lines.append(f"  console     {where['console']}   queues, events, failed jobs")
+        for name, password in config.console.users.items() if as_demo else ():
+            lines.append(
+                f"              log in as [bold]{escape(name)}[/bold] with {escape(password.get_secret_value())}"
+            )
+        if as_demo:
+            lines.append(f"  simulator   {where['simulate']}/_sim   a made-up DingTalk with {demo.USERS} people")
+        redis_url = f"embedded, under {config.var}/redis" if config.redis.url == "embedded" else "as REDIS_URL says"
+        lines += [
+            f"  Redis       {redis_url}",
+            f"  datastore   {config.datastore.url if config.datastore.url.startswith('sqlite') else 'PostgreSQL'}",
+            "",
+            "  Ctrl-C stops all of it.",
+            "",
+        ]
+        with self._lock:
+            self._console.print("\n".join(lines))
+
+    def say(self, process: str, line: str) -> None:
+        """A line of a process."""
+        colour = _COLOURS.get(process, "white")
+        with self._lock:
+            self._console.print(
+                f"[dim]{time.strftime('%H:%M:%S')}[/dim] [{colour}]{process:<9}[/{colour}] {escape(line)}"
+            )
+
+    def note(self, line: str) -> None:
+        """A line of our own."""
+        self.say("run", line)
+
+
+def _show(config: Config, ports: Mapping[str, int], screen: Screen, stopping: threading.Event) -> None:
+    """The demonstration's course: a first copy, then changes, each told as it is applied."""
+    simulator = f"http://127.0.0.1:{ports['simulate']}"
+    http = urllib3.PoolManager(retries=False, timeout=5)
+    receiver = f"http://{bind_address(config.listen, ports['serve'])}"
+    try:
+        for url in (f"{receiver}/readyz", f"{simulator}/_sim"):
+            _wait_for(http, url, stopping)
+        if stopping.is_set():
+            return
+        first = next(app for app in config.apps)
+        screen.say("simulate", "somebody joins; from now on people come, move and leave")
+        _ask(http, f"{simulator}/_sim/changes", {"app": first.name, "event": "user_add_org"})
+        _ask(http, f"{simulator}/_sim/traffic", {"per_second": demo.PER_SECOND})
+        telling = threading.Thread(target=_tell, args=(config, screen, stopping), daemon=True)
+        telling.start()
+        _copy(config, screen.say, stopping)
+    except (BridgeError, urllib3.exceptions.HTTPError) as error:
+        screen.note(f"the demonstration cannot go on: {error}")
+
+
+def _tell(config: Config, screen: Screen, stopping: threading.Event) -> None:
+    store = open_store(config.datastore.url)
+    for line in demo.happenings(store, stopping):
+        screen.say("event", line)
+    store.close()
+
+
+def _copy(config: Config, say: Callable[[str, str], None], stopping: threading.Event) -> None:
+    """The first full copy of every corp that can be read."""
+    parts = compose.open_parts(config)
+    for app in config.apps:
+        client = parts.readers.client(app.corp_id) if app.corp_id else None
+        if client is None or not app.corp_id:
+            continue
+        say("sync", f"copying the organisation of {app.name}; live events go first")
+        found = 0
+        for progress in Copy(parts.store, parts.clock, parts.folder, client, app.corp_id).run():
+            found = progress.found
+            if stopping.is_set():
+                return
+        say("sync", f"{found} departments, people and role lists copied")
+    parts.close()
+
+
+def _wait_for(http: urllib3.PoolManager, url: str, stopping: threading.Event) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not stopping.wait(0.1):
+        try:
+            if http.request("GET", url).status == 200:
+                return
+        except urllib3.exceptions.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+
+
+def _ask(http: urllib3.PoolManager, url: str, body: Mapping[str, object]) -> None:
+    answer = http.request("POST", url, body=json.dumps(body), headers={"Content-Type": "application/json"})
+    if answer.status >= 300:
+        raise BridgeError(f"{url} answered {answer.status}: {answer.data.decode(errors='replace')[:200]}")

@@ -1,0 +1,56 @@
+"""The receiver under gunicorn: `python -m ops.serve` in an environment where its processes share their metrics."""
+
+import os
+import shutil
+import sys
+from typing import Any
+
+import structlog
+from flask import Flask
+from prometheus_client import multiprocess
+
+from bridge import config as configuration
+from bridge import queues
+from bridge.config import Config
+from bridge.metrics import MULTIPROCESS_VARIABLE
+from bridge.queues import Patience
+from bridge.receiver import create_receiver
+from ops import logs
+from ops.web import WebServer, bind_address
+
+#: Processes and threads of the receiver. Waiting for Redis is most of a callback, so threads outnumber cores.
+WORKERS = 2
+THREADS = 16
+
+log = structlog.get_logger()
+
+
+def start(config: Config) -> None:
+    """Become the receiver: this process goes on as gunicorn's, with shared metrics."""
+    folder = config.var.resolve() / "metrics"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    environment = os.environ | {MULTIPROCESS_VARIABLE: str(folder)}
+    os.execve(sys.executable, [sys.executable, "-m", "ops.serve"], environment)  # noqa: S606
+
+
+def main() -> None:
+    """The process that `start` becomes."""
+    logs.configure("serve")
+    config = configuration.load()
+    port = configuration.port("serve")
+
+    def make() -> Flask:
+        return create_receiver(config, queues.connect(config, Patience.RECEIVER))
+
+    log.info("receiving", callbacks=f"http://{bind_address(config.listen, port)}/callback/<app>")
+    extra = {"proc_name": "dingbridge-serve", "child_exit": _forget_process}
+    WebServer(make, config.listen, port, WORKERS, THREADS, extra).run()
+
+
+def _forget_process(_server: object, worker: Any) -> None:
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

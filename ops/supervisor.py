@@ -1,0 +1,145 @@
+"""Every process on this machine under one roof: started, restarted when it dies, stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge.errors import BridgeError
+
+#: Seconds that processes get to end by themselves; what is left then is killed.
+GRACE_SECONDS = 4.0
+#: Seconds until a process that died is started again: the first, doubled up to the second.
+RESTART_SECONDS = (0.5, 30.0)
+#: Seconds after which a process counts as healthy again.
+HEALTHY_SECONDS = 60.0
+#: Seconds between two looks at the processes.
+LOOK_SECONDS = 0.1
+
+
+class PortInUse(BridgeError):
+    """a port is in use by another program"""
+
+
+@dataclass
+class Process:
+    """One process of the installation: its name, the verb with its options, its environment's additions."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    running: subprocess.Popen[str] | None = None
+    deaths: int = 0
+    started: float = 0.0
+    restart_at: float = 0.0
+
+
+class Supervisor:
+    """Runs processes until it is told to stop; `say(process, line)` gets what they print and what becomes of them."""
+
+    def __init__(
+        self, processes: Sequence[Process], environment: Mapping[str, str], say: Callable[[str, str], None]
+    ) -> None:
+        self._processes = list(processes)
+        self._environment = dict(environment)
+        self._say = say
+        self._stopping = threading.Event()
+        self._readers: list[threading.Thread] = []
+
+    def run(self, stopping: threading.Event) -> None:
+        """Start all, keep them running until `stopping` is set, and stop them; returns when none is left."""
+        try:
+            for process in self._processes:
+                self._start(process)
+            while not stopping.wait(LOOK_SECONDS):
+                for process in self._processes:
+                    self._look_after(process)
+        finally:
+            self._stop()
+
+    def _start(self, process: Process) -> None:
+        process.started = time.monotonic()
+        process.running = subprocess.Popen(
+            [sys.executable, "-m", "ops", *process.arguments],
+            env={**self._environment, **process.environment, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+        )
+        reader = threading.Thread(target=self._relay, args=(process.name, process.running), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+
+    def _relay(self, name: str, running: subprocess.Popen[str]) -> None:
+        assert running.stdout is not None  # noqa: S101 - it was started with a pipe
+        for line in running.stdout:
+            self._say(name, line.rstrip("\n"))
+
+    def _look_after(self, process: Process) -> None:
+        now = time.monotonic()
+        if process.running is None:
+            if now >= process.restart_at:
+                self._start(process)
+            return
+        code = process.running.poll()
+        if code is None:
+            return
+        process.deaths = 1 if now - process.started > HEALTHY_SECONDS else process.deaths + 1
+        first, most = RESTART_SECONDS
+        seconds = min(most, first * 2 ** (process.deaths - 1))
+        process.restart_at = now + seconds
+        process.running = None
+        self._say(process.name, f"ended with {_ending(code)}; starts again in {seconds:g} s")
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        alive = [process.running for process in self._processes if process.running is not None]
+        for running in alive:
+            _signal(running, signal.SIGTERM)
+        for running in alive:
+            try:
+                running.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(running, signal.SIGKILL)
+                running.wait()
+            _signal(running, signal.SIGKILL)  # what it left behind in its group
+        for reader in self._readers:
+            reader.join(1)
+
+
+def check_ports(host: str, ports: Mapping[str, int]) -> None:
+    """Raises PortInUse when one of these cannot be listened on, naming it and what wants it."""
+    for role, port in ports.items():
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise PortInUse(
+                    f"{role} cannot listen on {host} port {port}: {os.strerror(error.errno or 0).lower()}; "
+                    "stop what holds it, or set PORT to another"
+                ) from None
+
+
+def _signal(running: subprocess.Popen[str], signum: signal.Signals) -> None:
+    """To the process and everything it started."""
+    try:
+        if signum == signal.SIGTERM:
+            running.terminate()
+        else:
+            os.killpg(running.pid, signum)
+    except ProcessLookupError:
+        return
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,46 @@
+"""A Flask app under gunicorn, with the settings of ours that all pages share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+#: Seconds that requests in hand get when the server is told to stop.
+GRACE_SECONDS = 3
+#: Seconds that a load balancer's idle connection stays open; above the usual 60 of the balancer itself.
+KEEP_ALIVE_SECONDS = 75
+
+
+class WebServer(BaseApplication):  # type: ignore[misc]
+    """`run` serves until SIGTERM or SIGINT. `make` builds the app in each worker, after the fork."""
+
+    def __init__(
+        self, make: Callable[[], Flask], host: str, port: int, workers: int, threads: int, extra: Mapping[str, Any]
+    ) -> None:
+        self._make = make
+        self._settings: dict[str, Any] = {
+            "bind": [bind_address(host, port)],
+            "workers": workers,
+            "worker_class": "gthread",
+            "threads": threads,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "graceful_timeout": GRACE_SECONDS,
+            "accesslog": None,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            **extra,
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return self._make()
+
+
+def bind_address(host: str, port: int) -> str:
+    """As gunicorn and URLs want it; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
