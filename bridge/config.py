@@ -61,7 +61,8 @@ class _Section(BaseModel):
 
 
 class RedisConfig(_Section):
-    url: str = "embedded"
+    # Not in the repr: a URL may carry a password.
+    url: Annotated[str, Field(repr=False)] = "embedded"
     accept_unsafe: bool = False
 
     @field_validator("url")
@@ -73,7 +74,7 @@ class RedisConfig(_Section):
 
 
 class DatastoreConfig(_Section):
-    url: str = "sqlite:///var/dingbridge.db"
+    url: Annotated[str, Field(repr=False)] = "sqlite:///var/dingbridge.db"
 
     @field_validator("url")
     @classmethod
@@ -216,7 +217,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
 def port(role: str, environ: Mapping[str, str] = os.environ) -> int:
     """The port that serve, console or simulate listens on. Raises ConfigError."""
     text = environ.get("PORT") or str(DEFAULT_PORTS[role])
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ConfigError([f"PORT: {text} is no port; it is a number from 1 to 65535"])
     return int(text)
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import string
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ HEAD = 20
 #: The owner key while a suite is being created and has no key of its own yet (2016 ISV guide).
 SUITE_CREATION_OWNER = "suite4xxxxxxxxxxxxxxx"
 
+_WHITESPACE = string.whitespace.encode()
 _AES_KEY = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
@@ -70,7 +72,7 @@ def encrypt(key: Key, message: bytes, owner: str, random: bytes | None = None) -
 def decrypt(key: Key, encrypted: str) -> tuple[bytes, str]:
     """The message and its owner key. Raises MalformedCallback when it is no envelope."""
     try:
-        cipher = base64.b64decode("".join(encrypted.split()).encode("ascii"), validate=True)
+        cipher = base64.b64decode(encrypted.encode("ascii").translate(None, _WHITESPACE), validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise MalformedCallback("encrypt is not base64") from None
     if not cipher or len(cipher) % AES.block_size:

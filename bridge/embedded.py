@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import redis
 from redis.backoff import NoBackoff
@@ -97,10 +98,12 @@ def ensure(var: Path) -> Path:
 def stop(var: Path) -> None:
     """End the keeper and its server, and wait for both."""
     home = folder(var)
-    with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
-        os.kill(int((home / "keeper.pid").read_text()), signal.SIGTERM)
     while home.exists() and _kept(home):
+        # Asked again and again: a keeper that has only just begun has not left its id yet.
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            os.kill(int((home / "keeper.pid").read_text()), signal.SIGTERM)
         time.sleep(0.02)
+    _shut_down(var)  # what a killed keeper left behind
 
 
 def answers(socket: Path) -> bool:
@@ -130,67 +133,79 @@ def program() -> str:
 def _kept(home: Path) -> bool:
     """Whether a keeper runs for this folder."""
     with (home / "keeper.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return not _lock(lock)
 
 
-def _lock(path: Path, seconds: float) -> int | None:
-    """An exclusive lock's descriptor, or None when somebody else keeps it that long."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _lock(file: IO[str], seconds: float = 0) -> bool:
+    """Take an exclusive lock; False when somebody else keeps it that long."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                os.close(descriptor)
-                return None
+                return False
             time.sleep(0.02)
 
 
-def _start(var: Path) -> subprocess.Popen[bytes]:
+def _start(var: Path) -> subprocess.Popen[bytes] | None:
+    """A new server; None while one still runs, as a killed keeper leaves it behind."""
+    with (folder(var) / "server.lock").open("w") as lock:
+        # The server inherits this lock. Two of them would spoil each other's append-only file, and whether one
+        # answers cannot tell: it may be busy.
+        return _launch(var, lock.fileno()) if _lock(lock) else None
+
+
+def _launch(var: Path, lock: int) -> subprocess.Popen[bytes]:
     socket = socket_path(var)
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [program(), "--unixsocket", str(socket), "--unixsocketperm", "700", "--dir", str(folder(var))]
     for name, value in SETTINGS.items():
         command += [f"--{name}", value]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, pass_fds=[lock])
 
 
 def keep(var: Path) -> None:
     """Run the server until it is idle or this process is told to stop; the keeper's whole life."""
     home = folder(var)
-    if _lock(home / "keeper.lock", seconds=1) is None:
-        return  # another keeper won
+    # Opened once: the folder may be deleted while this process still has to stop the server.
+    with (home / "keeper.lock").open("w") as keeper, (home / "users.lock").open("w") as users:
+        if _lock(keeper, seconds=1):  # else another keeper won
+            _keep(var, users)
+
+
+def _keep(var: Path, users: IO[str]) -> None:
     stopping = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda _signum, _frame: stopping.set())
-    (home / "keeper.pid").write_text(str(os.getpid()))
+    pid_file = folder(var) / "keeper.pid"
+    pid_file.write_text(str(os.getpid()))
     server: subprocess.Popen[bytes] | None = None
     last_used = time.monotonic()
-    while not stopping.is_set() and time.monotonic() - last_used < IDLE_SECONDS:
-        # One that a killed keeper left behind is kept as it is.
-        if (server is None or server.poll() is not None) and not answers(socket_path(var)):
+    while not stopping.is_set():
+        if server is None or server.poll() is not None:
             server = _start(var)
-        users = _lock(home / "users.lock", seconds=0)
-        if users is None:
+        if not _lock(users):
             last_used = time.monotonic()
+        elif time.monotonic() - last_used > IDLE_SECONDS:
+            break  # and keep the lock: who comes now waits in `ensure` until this process is gone
         else:
-            os.close(users)
+            fcntl.flock(users, fcntl.LOCK_UN)
         stopping.wait(0.25)
-    (home / "keeper.pid").unlink()
-    _shut_down(var)
-    if server is not None:
+    pid_file.unlink(missing_ok=True)
+    if server is None:
+        _shut_down(var)
+    else:
+        # A signal also reaches a server that does not listen yet.
+        server.terminate()
         server.wait()
 
 
 def _shut_down(var: Path) -> None:
     client = redis.Redis(unix_socket_path=str(socket_path(var)), retry=NO_RETRY)
-    with contextlib.suppress(redis.ConnectionError):
+    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
         client.shutdown()
     client.close()
 

@@ -123,8 +123,10 @@ SUITE_EVENTS: Mapping[str, EventType] = {
 
 CATALOGUE: Mapping[str, EventType] = {**CONTACT_EVENTS, **SUITE_EVENTS}
 
+#: Checks of a suite's URL, which carry a `Random`.
+SUITE_CHECK_EVENTS = frozenset({"check_create_suite_url", "check_update_suite_url"})
 #: Answered and counted, never queued.
-CHECK_EVENTS = frozenset({"check_url", "check_create_suite_url", "check_update_suite_url"})
+CHECK_EVENTS = SUITE_CHECK_EVENTS | {"check_url"}
 
 #: Envelopes of pushed rows; each row is an event of its own.
 PUSH_EVENTS = frozenset({"SYNC_HTTP_PUSH_HIGH", "SYNC_HTTP_PUSH_MEDIUM"})
@@ -181,7 +183,13 @@ def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") 
 
     Raises MalformedCallback when it is no JSON object or has no EventType.
     """
-    message = _mend(message)
+    try:
+        return _parse(_mend(message), app, app_corp_id, via)
+    except RecursionError:
+        raise MalformedCallback("the message is nested too deep") from None
+
+
+def _parse(message: bytes, app: str, app_corp_id: str | None, via: Via) -> Parsed:
     body = _object(message)
     fields = _fold(body)
     event_type = fields.get("eventtype")
@@ -189,7 +197,7 @@ def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") 
         raise MalformedCallback("the message has no EventType")
     event_type = event_type.strip()
     if event_type in CHECK_EVENTS:
-        random = fields.get("random")
+        random = fields.get("random") if event_type in SUITE_CHECK_EVENTS else None
         return Parsed(event_type, (), random if isinstance(random, str) else None)
     rows = fields.get("bizdata")
     if event_type in PUSH_EVENTS and isinstance(rows, list):
@@ -213,7 +221,7 @@ def _mend(message: bytes) -> bytes:
 def _object(message: bytes) -> dict[str, Any]:
     try:
         body = _decode(message)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise MalformedCallback("the message is not JSON") from None
     if not isinstance(body, dict):
         raise MalformedCallback("the message is no JSON object")
@@ -272,8 +280,8 @@ def _biz_data(value: Any) -> dict[str, Any]:
     """A row's biz_data: JSON text on the wire, an object on the documentation's pages."""
     if isinstance(value, str):
         try:
-            value = _decode(value)
-        except msgspec.DecodeError:
+            value = _decode(_mend(value.encode()))
+        except (msgspec.DecodeError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}
 

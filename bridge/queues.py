@@ -25,6 +25,10 @@ JOB_TIMEOUT = 600
 RESULT_TTL = 600
 #: Seconds that a failed job stays to be seen and requeued: thirty days.
 FAILURE_TTL = 30 * 86400
+#: Where a sentinel listens when its address names no port.
+SENTINEL_PORT = 26379
+#: Seconds at most for a sentinel's answer; it only says where the master is, the next one knows as well.
+SENTINEL_SECONDS = 1.0
 #: Set of every queue's key, kept by RQ.
 QUEUES_KEY = "rq:queues"
 
@@ -61,15 +65,14 @@ def _sentinel(url: str, options: Mapping[str, Any]) -> redis.Redis:
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
-    addresses = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":")
-        addresses.append((name.strip("[]"), int(port)) if name else (port.strip("[]"), 26379))
+    addresses = [urlsplit(f"//{host}") for host in hosts.split(",")]
     extra = dict(parse_qsl(parts.query))
     if password:
         extra |= {"username": unquote(user) or "default", "password": unquote(password)}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        addresses, socket_connect_timeout=options["socket_connect_timeout"], socket_timeout=1.0
+        [(address.hostname, address.port or SENTINEL_PORT) for address in addresses],
+        # Without these a sentinel that is away holds the caller up for seconds.
+        sentinel_kwargs={**options, "socket_timeout": min(options["socket_timeout"], SENTINEL_SECONDS)},
     )
     client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
         service or "mymaster", db=int(database or 0), **options, **extra
@@ -97,7 +100,7 @@ def decode(data: bytes) -> Event:
         # RQ compresses what it saves again, as on a requeue.
         plain = data if data.startswith(b"[") else zlib.decompress(data)
         function, instance, (event,), kwargs = _decoder.decode(plain)
-    except (msgspec.DecodeError, zlib.error) as error:
+    except (msgspec.DecodeError, zlib.error, RecursionError) as error:
         raise ValueError(f"not an event's job: {error}") from None
     if function != EVENT_FUNCTION or instance is not None or kwargs:
         raise ValueError(f"the job names {function[:80]}, not {EVENT_FUNCTION}")

@@ -1,6 +1,7 @@
 """The command line: each verb is a door to what does the work."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ from bridge.errors import BridgeError, ConfigError
 from bridge.queues import Patience
 from ops import compose, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
-from ops.console import create_console
+from ops.console.app import create_console
 from ops.standing import standing
 from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
@@ -127,7 +128,7 @@ def jobs_command(names: Sequence[str]) -> None:
     wanted = list(names or registry.queues())
     if len(wanted) > 1:
         # On several queues an RQ worker loses what it took when it is killed; on one it does not.
-        Supervisor([Process(name, ["jobs", name]) for name in wanted], {}, _print_line).run(_until_told())
+        Supervisor([Process(name, ["jobs", name]) for name in wanted], os.environ, _print_line).run(_until_told())
         return
     store = open_store(config.datastore.url)
     migrate.check(store)

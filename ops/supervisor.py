@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import BridgeError
+from ops.logs import SUPERVISED_VARIABLE
 
 #: Seconds that processes get to end by themselves; what is left then is killed.
 GRACE_SECONDS = 4.0
@@ -66,7 +67,7 @@ class Supervisor:
         process.started = time.monotonic()
         process.running = subprocess.Popen(
             [sys.executable, "-m", "ops", *process.arguments],
-            env={**self._environment, **process.environment, "PYTHONUNBUFFERED": "1"},
+            env={**self._environment, **process.environment, SUPERVISED_VARIABLE: "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -9,8 +9,8 @@ from simulator.tenant import View
 def role_list(call: Call) -> Body:
     """Pages count groups (KB-A/0089)."""
     view = call.view
-    size = call.params.within("size", 1, 200, 40035, 20)
-    offset = call.params.within("offset", 0, 2**53, 40035, 0)
+    size = call.params.within("size", 1, 200, 40069, 20)
+    offset = call.params.within("offset", 0, 2**53, 40068, 0)
     groups = view.role_groups()
     shown = [
         {
@@ -26,8 +26,8 @@ def role_list(call: Call) -> Body:
 def role_simplelist(call: Call) -> Body:
     view = call.view
     role_id = call.params.integer("role_id")
-    size = call.params.within("size", 1, 100, 40035, 20)
-    offset = call.params.within("offset", 0, 2**53, 40035, 0)
+    size = call.params.within("size", 1, 100, 40069, 20)
+    offset = call.params.within("offset", 0, 2**53, 40068, 0)
     if view.role(role_id) is None:
         raise ApiError(33011)
     holders = view.holders(role_id)

@@ -1,7 +1,7 @@
 """The user calls (api.md §2)."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from simulator.call import Body, Call, Route, known_department, visible_department, visible_user
 from simulator.errors import ApiError, NewStyleError
@@ -205,7 +205,7 @@ def _count(text: str, low: int, high: int) -> int:
     return int(text)
 
 
-def _route(path: str, handler: Any, permission: str = "qyapi_get_member") -> Route:
+def _route(path: str, handler: Callable[[Call], Body], permission: str = "qyapi_get_member") -> Route:
     return Route(path, handler, permission=permission)
 
 

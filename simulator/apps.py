@@ -92,7 +92,7 @@ class App:
         self.failures: list[Failure] = []
         self.confirmed: set[int] = set()
         self.ticket = secrets.token_urlsafe(24)
-        self.corp_id = config.corp_id or "ding" + hashlib.sha256(self.client_id.encode()).hexdigest()[:32]
+        self.corp_id = config.corp_id or _corp_id(self.client_id or config.name)
         self.corps = {self.corp_id: _authorization(self.corp_id)}
         self._failed = 0
 
@@ -122,6 +122,11 @@ class App:
 def _console(config: SimApp) -> Subscription | None:
     key = Key(config.token, config.aes_key)
     return None if config.callback_url is None else Subscription(config.callback_url, key, config.owner_key)
+
+
+def _corp_id(key: str) -> str:
+    """A corp id of DingTalk's look, the same for the same key."""
+    return "ding" + hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _authorization(corp_id: str) -> Authorization:

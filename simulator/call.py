@@ -51,12 +51,14 @@ class Route:
 
 
 def visible_user(call: Call, view: View, userid: str) -> User:
-    """The user, when the app may see them. Raises 33012 (no userid), 60121 (gone), 50002 (out of scope)."""
-    if not 0 < len(userid) <= 64:
-        raise ApiError(33012)
+    """The user, when the app may see them.
+
+    Raises 33012 (no such userid), 60121 (one who left) or 50002 (out of scope). DingTalk answers either of the
+    first two for users it does not have (api.md §2), so clients are to meet both.
+    """
     user = view.user(userid)
     if user is None:
-        raise ApiError(60121)
+        raise ApiError(60121 if userid in call.tenant.leavers else 33012)
     scope = call.app.access
     if userid not in scope.authed_user and not any(covers(call, view, row.dept_id) for row in user.departments):
         raise ApiError(50002)

@@ -59,12 +59,13 @@ class Installation:
     def _idle(self) -> bool:
         if self.worker.turn():
             return False
-        self.worker.wait()
-        waiting = [key for pattern in ("rq:queue:*", "rq:scheduled:*") for key in self.parts.connection.keys(pattern)]
-        if waiting:
-            return False
-        with self.parts.store.reading() as connection:
-            return not connection.scalar(sa.select(sa.func.count()).select_from(tables.reads))
+        connection = self.parts.connection
+        left = [key for pattern in ("rq:queue:*", "rq:scheduled:*") for key in connection.keys(pattern)]
+        with self.parts.store.reading() as sql:
+            left += sql.scalars(sa.select(tables.reads.c.entity_id)).all()
+        if left:
+            self.worker.wait()
+        return not left
 
     def rows(self, table: sa.Table) -> list[dict[str, Any]]:
         with self.parts.store.reading() as connection:

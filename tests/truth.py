@@ -15,17 +15,19 @@ def differences(installation: Installation, app: str = "acme") -> list[str]:
     truth = installation.simulator.truth(app)
     expected = expected_tables(truth)
     actual = actual_tables(installation.parts.store, truth["corp"]["corp_id"])
-    found = []
-    for name, rows in expected.items():
-        for key in sorted(rows.keys() | actual[name].keys(), key=str):
-            if rows.get(key) != actual[name].get(key):
-                found.append(f"{name} {key}: DingTalk {rows.get(key)}, here {actual[name].get(key)}")
-    return found
+    return [
+        f"{name} {key}: DingTalk {rows.get(key)}, here {actual[name].get(key)}"
+        for name, rows in expected.items()
+        for key in sorted(rows.keys() | actual[name].keys(), key=str)
+        if rows.get(key) != actual[name].get(key)
+    ]
 
 
 def expected_tables(truth: dict[str, Any]) -> dict[str, dict[Any, Any]]:
-    """What the living rows of each table have to be."""
+    """What the living rows of each table have to be: none where the corp is dissolved."""
     corp = truth["corp"]
+    if corp["status"] == "dissolved":
+        return {name: {} for name in _TABLES}
     users = {}
     members: dict[Any, Any] = {}
     assigned: dict[Any, Any] = {}
@@ -84,6 +86,7 @@ def actual_tables(store: Store, corp_id: str) -> dict[str, dict[Any, Any]]:
         }
 
 
+_TABLES = ("corps", "users", "department_members", "role_members", "departments", "role_groups", "roles")
 _USER_COLUMNS = (
     "unionid", "name", "title", "mobile", "email", "job_number", "manager_userid", "active", "admin", "boss", "senior",
 )  # fmt: skip

@@ -22,10 +22,12 @@ from workers.jobs import Dispatcher
 from workers.moment import SECOND, Moment, RedisClock
 from workers.store import reads
 from workers.store.engine import Store
-from workers.store.reads import Taken
+from workers.store.reads import Priority, Taken
 
 #: Jobs taken at once: enough to share a commit, few enough to lose little when one is poison.
 BATCH = 64
+#: Reads of a full copy that an idle worker takes at once: few, as events wait until they are made.
+BULK = 8
 #: Seconds that an idle worker sleeps at most; what does not wake it (a requeue by hand) is seen then.
 IDLE_SECONDS = 1.0
 #: Seconds between two looks for the claims of dead workers.
@@ -112,7 +114,7 @@ class BatchWorker(SimpleWorker):
         """One batch: claim, apply, tell Redis; whether there was anything to do."""
         self._upkeep()
         claims, self._put_off_due = self._claims.claim(self._batch)
-        taken = self._take_due(self._batch - len(claims)) if len(claims) < self._batch else []
+        taken = self._take_due(len(claims)) if len(claims) < self._batch else []
         if claims or taken:
             self._apply(claims, taken)
         return bool(claims or taken)
@@ -130,7 +132,7 @@ class BatchWorker(SimpleWorker):
             self._beaten = now
             self.heartbeat()
 
-    def _take_due(self, limit: int) -> list[Taken]:
+    def _take_due(self, claimed: int) -> list[Taken]:
         """The reads that are due; the datastore is asked only when one can be."""
         if self._next_due is None:
             return []
@@ -138,7 +140,9 @@ class BatchWorker(SimpleWorker):
         if now < self._next_due:
             return []
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, limit)
+            taken = reads.take(connection, now, self._batch - claimed, Priority.EVENT)
+            if not taken and not claimed:
+                taken = reads.take(connection, now, BULK, Priority.COPY)
             self._next_due = reads.next_due(connection)
         return taken
 

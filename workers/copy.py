@@ -86,7 +86,7 @@ class Copy:
         """Read the next ones, beside the workers; False when nothing of the copy is left."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, self._corp_id)
+            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
         if taken:
             outcome = self._folder.apply([], taken)
             for entity, error in outcome.late.items():

@@ -162,8 +162,9 @@ class Folder:
         ]
         reads.schedule(draft.tx, due)
         postponed = _postpone(draft, late, noted.moment.micros)
-        new = ledger.record(draft.tx, verdicts, draft.at)
-        owed = self._owed_changes(draft, ledger.log_changes(draft.tx, draft.changes, draft.at))
+        now = datetime.fromtimestamp(noted.micros_now() / SECOND, UTC)
+        new = ledger.record(draft.tx, verdicts, now)
+        owed = self._owed_changes(draft, ledger.log_changes(draft.tx, draft.changes, now))
         owed += self._owed_events(verdicts, new)
         ledger.owe(draft.tx, owed)
         times = [item.due_at for item in due] + postponed

@@ -3,6 +3,7 @@
 The three steps can be run apart; between them anybody may write, and the guards of rule 4 decide.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from bridge.events import ROOT_DEPARTMENT, Entity, EntityKind
 from workers.errors import ApiError
-from workers.moment import Moment, RedisClock
+from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer, Readers
 from workers.store import tables
 from workers.store.departments import write_departments
@@ -43,6 +44,12 @@ class Noted(NamedTuple):
     committed: Mapping[Entity, Moment]
     fences: Mapping[str, int]
     moment: Moment
+    #: time.monotonic() at that moment.
+    ticks: float
+
+    def micros_now(self) -> int:
+        """The present by Redis' clock, counted on from the noted moment; for people, no decision rests on it."""
+        return self.moment.micros + round((time.monotonic() - self.ticks) * SECOND)
 
 
 class Refresher:
@@ -70,7 +77,7 @@ class Refresher:
             if corps:
                 query = sa.select(tables.fences).where(tables.fences.c.corp_id.in_(corps))
                 fences |= {row.corp_id: row.n for row in connection.execute(query)}
-        return Noted(versions, committed, fences, self._clock.now())
+        return Noted(versions, committed, fences, self._clock.now(), time.monotonic())
 
     def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
         """Second step: ask DingTalk. The value of each tells whether somebody waits for it."""

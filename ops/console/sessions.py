@@ -45,9 +45,10 @@ class StoredKey(SecureCookieSessionInterface):
     def _stored(self) -> bytes | None:
         try:
             self._connection.set(KEY, secrets.token_bytes(32), nx=True)
-            return self._connection.get(KEY)
+            key = self._connection.get(KEY)
         except redis.RedisError:
             return None  # asked again with the next request
+        return key if isinstance(key, bytes) else None
 
 
 class Sessions:
@@ -72,7 +73,7 @@ class Sessions:
 
     def user(self) -> str | None:
         """Who sent the present request; None where nobody is logged in."""
-        name = session.get("user")
+        name = session.get("user", "")
         if name not in self._users or not hmac.compare_digest(session.get("proof", ""), self._proof(name)):
             return None
         return None if self._ended(session["id"]) else str(name)

@@ -87,7 +87,7 @@ def test_parents(sim: Simulator, api: Api) -> None:
         ("/topapi/v2/department/listsubid", {"dept_id": 5}, 60003),
         ("/topapi/v2/department/listsubid", {}, 400002),
         ("/topapi/v2/department/listparentbydept", {"dept_id": 5}, 60003),
-        ("/topapi/v2/department/listparentbyuser", {"userid": "nobody"}, 60121),
+        ("/topapi/v2/department/listparentbyuser", {"userid": "nobody"}, 33012),
     ],
 )
 def test_errors(api: Api, path: str, body: dict[str, Any], errcode: int) -> None:

@@ -49,11 +49,11 @@ def test_getrole_and_getrolegroup_have_no_result(sim: Simulator, api: Api) -> No
 @pytest.mark.parametrize(
     ("path", "body", "errcode"),
     [
-        ("/topapi/role/list", {"size": 201}, 40035),
-        ("/topapi/role/list", {"offset": -1}, 40035),
+        ("/topapi/role/list", {"size": 201}, 40069),
+        ("/topapi/role/list", {"offset": -1}, 40068),
         ("/topapi/role/simplelist", {"role_id": 5}, 33011),
         ("/topapi/role/simplelist", {}, 400002),
-        ("/topapi/role/simplelist", {"role_id": 5, "size": 101}, 40035),
+        ("/topapi/role/simplelist", {"role_id": 5, "size": 101}, 40069),
         ("/topapi/role/getrole", {"roleId": 5}, 33011),
         ("/topapi/role/getrole", {}, 33011),
         ("/topapi/role/getrolegroup", {"group_id": 5}, 400002),

@@ -86,7 +86,7 @@ def test_user_get_takes_a_form(sim: Simulator, api: Api) -> None:
     [
         ("/topapi/v2/user/get", {}, 400002),
         ("/topapi/v2/user/get", {"userid": "x" * 65}, 33012),
-        ("/topapi/v2/user/get", {"userid": "nobody"}, 60121),
+        ("/topapi/v2/user/get", {"userid": "nobody"}, 33012),
         ("/topapi/v2/user/list", {"dept_id": 1, "cursor": 0, "size": 101}, 40035),
         ("/topapi/v2/user/list", {"dept_id": 1, "cursor": -1, "size": 10}, 40035),
         ("/topapi/v2/user/list", {"dept_id": "x", "cursor": 0, "size": 10}, 40035),
@@ -179,6 +179,7 @@ def test_permissions_hide_fields_and_calls(sim: Simulator, api: Api) -> None:
 def test_leave_records(sim: Simulator, api: Api) -> None:
     left = someone(sim, admin_level=False)
     sim.change("acme", "user_leave_org", left.userid)
+    assert api.post("/topapi/v2/user/get", {"userid": left.userid})["errcode"] == 60121
     headers = {"x-acs-dingtalk-access-token": api.token}
     path = "/v1.0/contact/empLeaveRecords"
     asked = {"startTime": "2020-01-01T00:00:00Z", "nextToken": "0", "maxResults": "50"}

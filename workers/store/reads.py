@@ -81,11 +81,15 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
     connection.execute(statement, rows)
 
 
-def take(connection: Connection, now: int, limit: int, corp_id: str | None = None) -> list[Taken]:
-    """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at, of one corp or all."""
+def take(connection: Connection, now: int, limit: int, priority: Priority, corp_id: str | None = None) -> list[Taken]:
+    """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at.
+
+    None that is less urgent than `priority`; of one corp, or of all.
+    """
     query = (
         sa.select(reads)
-        .where(reads.c.due_at <= now, reads.c.taken_until <= now, reads.c.corp_id == corp_id if corp_id else sa.true())
+        .where(reads.c.due_at <= now, reads.c.taken_until <= now, reads.c.priority <= int(priority))
+        .where(reads.c.corp_id == corp_id if corp_id else sa.true())
         .order_by(reads.c.priority, reads.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

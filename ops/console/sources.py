@@ -1,0 +1,59 @@
+"""Redis and the datastore as the pages ask them: where one is away, the page says so and shows the rest."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import redis
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+
+from ops.console import backlog
+from ops.console.backlog import Backlog
+from workers.errors import DatastoreOutdated
+from workers.store import migrate
+from workers.store.engine import Store
+
+T = TypeVar("T")
+
+REDIS_AWAY = "Redis does not answer. Events go to the receivers' spool meanwhile; nothing is applied."
+STORE_AWAY = "The datastore does not answer. Events wait in Redis meanwhile; nothing is applied."
+#: What the datastore raises when it is away, or its tables are missing.
+STORE_ERRORS = (exc.DBAPIError, exc.TimeoutError)
+
+
+class Fault(NamedTuple):
+    """Why there is no answer, in a line for the operator."""
+
+    reason: str
+
+
+class Sources:
+    """Thread-safe; raises nothing for a source that is away."""
+
+    def __init__(self, connection: redis.Redis, store: Store) -> None:
+        self.connection = connection
+        self._store = store
+
+    def backlog(self) -> Backlog | Fault:
+        """What lies in Redis."""
+        try:
+            return backlog.observe(self.connection)
+        except redis.RedisError:
+            return Fault(REDIS_AWAY)
+
+    def ask(self, question: Callable[[Connection], T]) -> T | Fault:
+        """The datastore's answer."""
+        try:
+            with self._store.reading() as connection:
+                return question(connection)
+        except STORE_ERRORS as error:
+            return self._fault(error)
+
+    def _fault(self, error: exc.SQLAlchemyError) -> Fault:
+        try:
+            migrate.check(self._store)
+        except DatastoreOutdated as outdated:
+            return Fault(f"{str(outdated)[:1].upper()}{str(outdated)[1:]}.")
+        except STORE_ERRORS:
+            return Fault(STORE_AWAY)
+        return Fault(f"The datastore refused the question: {type(error).__name__}.")
