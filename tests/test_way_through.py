@@ -52,7 +52,5 @@ def test_a_random_run_in_order_ends_true(redis_url: str, datastore_url: str, tmp
         installation.work_off()
         assert differences(installation) == []
         with installation.parts.store.reading() as connection:
-            counts = dict(
-                connection.execute(sa.select(tables.events.c.status, sa.func.count()).group_by("status")).all()
-            )
+            statuses = set(connection.scalars(sa.select(tables.events.c.status)))
         assert statuses == {"applied", "folded"}
