@@ -192,10 +192,10 @@ def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") 
 def _parse(message: bytes, app: str, app_corp_id: str | None, via: Via) -> Parsed:
     body = _object(message)
     fields = _fold(body)
-    event_type = fields.get("eventtype")
-    if not isinstance(event_type, str) or not event_type.strip():
+    given = fields.get("eventtype")
+    event_type = _text(given) if isinstance(given, str) else None
+    if event_type is None:
         raise MalformedCallback("the message has no EventType")
-    event_type = event_type.strip()
     if event_type in CHECK_EVENTS:
         random = fields.get("random") if event_type in SUITE_CHECK_EVENTS else None
         return Parsed(event_type, (), random if isinstance(random, str) else None)

@@ -24,7 +24,7 @@ from bridge import events, queues
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.queues import Patience
-from ops import compose, envelopes, logs, serve, simulation, supervisor
+from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
 from ops.standing import standing
@@ -80,16 +80,20 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dingbridge")
-def main() -> None:
+@click.option("--demo", "of_demo", is_flag=True, help="Speak to what `dingbridge run --demo` runs in this folder.")
+@guarded
+def main(of_demo: bool) -> None:
     """Keep a local copy of a company's DingTalk organisation true, and hand every change to your jobs."""
+    if of_demo:
+        os.environ.update(demo.environment(os.environ))
 
 
 @main.command(epilog=example("dingbridge run --demo"))
-@click.option("--demo", is_flag=True, help="Against a simulated DingTalk with sample traffic; secrets are made up.")
+@click.option("--demo", "as_demo", is_flag=True, help="With sample traffic from a simulated DingTalk; made-up secrets.")
 @guarded
-def run(demo: bool) -> None:
+def run(as_demo: bool) -> None:
     """Run every process on this machine; restart what dies."""
-    whole.run(demo)
+    whole.run(as_demo)
 
 
 @main.command("serve", epilog=example("PORT=8000 dingbridge serve"))
@@ -182,6 +186,23 @@ def simulate(users: int, seed: int, callbacks: str | None) -> None:
     target = callbacks or f"http://{bind_address(config.listen, configuration.DEFAULT_PORTS['serve'])}"
     log.info("simulating", api=f"http://{bind_address(config.listen, port)}", users=users, callbacks=target)
     simulation.serve(config, users, seed, target, port)
+
+
+@main.command(epilog=example("dingbridge --demo change user_leave_org --count 3"))
+@click.argument("event", required=False)
+@click.option(
+    "--app", "app_name", help="The app whose organisation changes; the first by default."
+)
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="How many changes.")
+@click.option("--generation", type=click.Choice(["A", "B", "mixed"]), default="mixed", help="Of the callbacks.")
+@click.option("--url", help="The simulator; the one that dingtalk.api names by default.")
+@guarded
+def change(event: str | None, app_name: str | None, count: int, generation: str, url: str | None) -> None:
+    """Make a simulated DingTalk change, at random or so that EVENT happens, and call back."""
+    config = configuration.load()
+    asked = {"app": app_name or config.apps[0].name, "event": event, "count": count, "generation": generation}
+    for made in simulation.change(url or config.dingtalk.api, asked):
+        click.echo(f"{made['event']} called back at {made['app']}")
 
 
 @main.command("migrate", epilog=example("dingbridge migrate"))

@@ -15,6 +15,8 @@ from bridge import config as configuration
 from workers.store.engine import Store
 from workers.store.tables import changes, events
 
+#: What listens, from PORT upwards.
+PORTS = ("serve", "console", "simulate")
 #: People in the demonstration's organisation, and changes a second.
 USERS = 60
 PER_SECOND = 0.7
@@ -25,7 +27,10 @@ LOOK_SECONDS = 0.3
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with a made-up value for each variable that config.yaml wants and nobody set; kept for next time."""
+    """`environ` with the simulator's address, whatever config.yaml says, and a made-up secret for each that is not set.
+
+    They are kept under `var` for the next time.
+    """
     path = Path(environ.get("BRIDGE_CONFIG") or configuration.DEFAULT_FILE)
     data = configuration.read_file(path)
     wanted = {name for _, name in configuration.references(data) if not name.startswith("file:")}
@@ -39,7 +44,8 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.touch(mode=0o600)
         kept.write_text(json.dumps(made_up, indent=1))
-    return {**environ, **{name: made_up[name] for name in missing}}
+    api = f"http://127.0.0.1:{configuration.port('serve', environ) + PORTS.index('simulate')}"
+    return {**environ, **{name: made_up[name] for name in missing}, "DINGTALK_API": api}
 
 
 def happenings(store: Store, stopping: threading.Event) -> Iterator[str]:

@@ -30,12 +30,8 @@ _COLOURS = {"serve": "cyan", "work": "green", "jobs": "magenta", "clock": "yello
 def run(as_demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM. Raises ConfigError, PortInUse, RedisUnusable."""
     environ = demo.environment(os.environ) if as_demo else dict(os.environ)
-    roles = ["serve", "console", *(["simulate"] if as_demo else [])]
     base = configuration.port("serve", environ)
-    ports = {role: base + offset for offset, role in enumerate(roles)}
-    if as_demo:
-        # Whatever the file says: a demonstration never calls the real DingTalk.
-        environ["DINGTALK_API"] = f"http://127.0.0.1:{ports['simulate']}"
+    ports = {role: base + offset for offset, role in enumerate(demo.PORTS) if as_demo or role != "simulate"}
     config = configuration.load(environ)
     check_ports(config.listen, ports)
     stopping = threading.Event()
@@ -104,6 +100,7 @@ class Screen:
             f"  Redis       {redis_url}",
             f"  datastore   {config.datastore.url if config.datastore.url.startswith('sqlite') else 'PostgreSQL'}",
             "",
+            *(["  elsewhere   .venv/bin/dingbridge --demo change user_leave_org"] if as_demo else []),
             "  Ctrl-C stops all of it.",
             "",
         ]

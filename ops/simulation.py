@@ -1,6 +1,13 @@
 """The simulator, playing every app of the configuration with that app's own credentials, keys and corp."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import urllib3
+
 from bridge.config import AppConfig, Config
+from bridge.errors import BridgeError
 from simulator import server
 from simulator.server import SimApp
 
@@ -27,3 +34,12 @@ def sim_app(app: AppConfig, callbacks: str) -> SimApp:
         suite_secret=app.suite_secret.get_secret_value() if app.suite_secret else "",
         callback_url=f"{callbacks.rstrip('/')}/callback/{app.name}",
     )
+
+
+def change(url: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Let a running simulator make changes; the callbacks that it made. Raises BridgeError and urllib3's HTTPError."""
+    answer = urllib3.request("POST", f"{url.rstrip('/')}/_sim/changes", json=asked, retries=False, timeout=30)
+    body = msgspec.json.decode(answer.data)
+    if answer.status != 200:
+        raise BridgeError(f"the simulator refuses: {body.get('error', answer.status)}")
+    return list(body)

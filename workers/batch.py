@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from bridge import queues
-from workers.claims import RENEW_SECONDS, Claim, Claims
+from workers.claims import MAX_LONE_DEATHS, RENEW_SECONDS, Claim, Claims
 from workers.errors import ApiError, Throttled
 from workers.fold import Folder, Waiting
 from workers.jobs import Dispatcher
@@ -31,7 +31,7 @@ BULK = 8
 #: Seconds that an idle worker sleeps at most; what does not wake it (a requeue by hand) is seen then.
 IDLE_SECONDS = 1.0
 #: Seconds between two looks for the claims of dead workers.
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 2.0
 #: Seconds between two signs of life in RQ's own registry, and until RQ believes this worker dead.
 HEARTBEAT_SECONDS = 10.0
 WORKER_TTL = 60
@@ -165,8 +165,12 @@ class BatchWorker(SimpleWorker):
                 event = queues.decode(claim.data)
             except ValueError as error:
                 self._fail(claim, str(error))
+                continue
+            waiting = Waiting(event, Moment(claim.stamp, claim.life))
+            if claim.lone_deaths >= MAX_LONE_DEATHS:
+                self._give_up(claim, waiting, f"it ended {claim.lone_deaths} workers that had taken up nothing else")
             else:
-                batch[event.id] = (claim, Waiting(event, Moment(claim.stamp, claim.life)))
+                batch[event.id] = (claim, waiting)
         self._apply_together(batch, taken)
 
     def _apply_together(self, batch: Mapping[str, tuple[Claim, Waiting]], taken: Sequence[Taken]) -> None:
@@ -228,7 +232,8 @@ class BatchWorker(SimpleWorker):
         with self.connection.pipeline() as pipeline:
             self._claims.drop(claim, pipeline)
             record_job_failure(job, reason, pipeline)
-            pipeline.hdel(job.key, "number_of_retries")
+            # Whoever requeues it by hand lets it begin anew.
+            pipeline.hdel(job.key, "number_of_retries", "suspect", "lone_deaths")
             self.increment_failed_job_count(pipeline)
             pipeline.execute()
 

@@ -63,7 +63,6 @@ local function not_before(key, count, span)
   if earlier then slot = math.max(slot, earlier + span) end
 end
 if limit > 0 then
-  not_before(KEYS[3], 1, 0)
   not_before(KEYS[3], burst, math.ceil(window * burst / limit))
   not_before(KEYS[3], limit, window)
   if bulk > 0 then not_before(KEYS[4], bulk, window) end

@@ -4,7 +4,8 @@ A claimed id lies in a list of its worker's own until the job is finished, put o
 worker that dies holds its jobs no longer than its lease. Redis keys:
 
   rq:queue:<name>          list: ids of waiting jobs
-  rq:job:<id>              hash: the job, as RQ saves it, with our stamp and life
+  rq:job:<id>              hash: the job, as RQ saves it, with our stamp and life; `suspect` when a worker died that
+                           held it, `lone_deaths` counts those that held nothing else
   rq:wip:<name>            zset: `<id>:<worker>` of claimed jobs; +inf keeps them out of stock maintenance's reach
   rq:scheduled:<name>      zset: ids that wait for their next attempt, by its Unix time
   rq:finished|failed:<name>  zset: ids by the Unix time at which they are forgotten
@@ -12,6 +13,7 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
   bridge:claimed:<worker>  list: the ids this worker holds
   bridge:lease:<worker>    string with expiry: the worker lives
   bridge:claimers          set: workers that may hold claims
+  bridge:missing           hash: worker → Unix time at which its lease was first seen missing
   bridge:wake:<name>       list: see accept.py
 """
 
@@ -26,10 +28,16 @@ from bridge.accept import WAKE_PREFIX
 from bridge.queues import RESULT_TTL
 
 #: Seconds that a lease lasts without renewal, and between two renewals.
-LEASE_SECONDS = 15.0
-RENEW_SECONDS = 4.0
+LEASE_SECONDS = 12.0
+RENEW_SECONDS = 3.0
+#: Seconds that a lease must be seen missing: when Redis comes back, workers that live renew theirs first.
+MISSING_SECONDS = 5
+#: Workers that a job must have ended, each while it was taken up alone, to be given up.
+MAX_LONE_DEATHS = 5
 #: Set of the workers that may hold claims.
 CLAIMERS_KEY = "bridge:claimers"
+#: Hash of workers whose lease was seen missing.
+MISSING_KEY = "bridge:missing"
 
 _CLAIM = """
 local claimed, lease, claimers, wake, worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -52,16 +60,20 @@ while #names > 0 and count < limit do
   local waiting = {}
   for _, name in ipairs(names) do
     local id = count < limit and redis.call('LPOP', 'rq:queue:' .. name)
-    if id then
+    local key = id and 'rq:job:' .. id
+    local job = id and redis.call('HMGET', key, 'data', 'stamp', 'life', 'number_of_retries', 'lone_deaths', 'suspect')
+    if id and job[6] and count > 0 then
+      -- It is taken up alone, by a claim that begins with its queue.
+      redis.call('LPUSH', 'rq:queue:' .. name, id)
+    elseif id then
       waiting[#waiting + 1] = name
-      local key = 'rq:job:' .. id
-      local job = redis.call('HMGET', key, 'data', 'stamp', 'life', 'number_of_retries')
       if job[1] then
         count = count + 1
+        if job[6] then limit = 1 end
         redis.call('RPUSH', claimed, id)
         redis.call('HSET', key, 'status', 'started', 'worker_name', worker, 'started_at', iso, 'last_heartbeat', iso)
         redis.call('ZADD', 'rq:wip:' .. name, '+inf', id .. ':' .. worker)
-        jobs[#jobs + 1] = {id, name, job[1], job[2] or '0', job[3] or '', job[4] or '0'}
+        jobs[#jobs + 1] = {id, name, job[1], job[2] or '0', job[3] or '', job[4] or '0', job[5] or '0'}
       end
     end
   end
@@ -90,6 +102,7 @@ for i = 4, #ARGV, 2 do
     redis.call('ZREM', 'rq:failed:' .. name, id)
     redis.call('ZREM', 'rq:scheduled:' .. name, id)
     redis.call('HSET', key, 'status', 'finished', 'ended_at', iso)
+    redis.call('HDEL', key, 'suspect', 'lone_deaths')
     redis.call('EXPIRE', key, ttl)
     redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. name, '-inf', now)
     redis.call('ZADD', 'rq:finished:' .. name, now + ttl, id)
@@ -134,11 +147,26 @@ return give_back(ARGV[1])
 """
 
 _SWEEP = f"""{_GIVE_BACK}
-local claimers, given = KEYS[2], 0
+local claimers, missing, patience = KEYS[2], KEYS[3], tonumber(ARGV[1])
+local now, given = tonumber(redis.call('TIME')[1]), 0
 for _, worker in ipairs(redis.call('SMEMBERS', claimers)) do
-  if redis.call('EXISTS', 'bridge:lease:' .. worker) == 0 then
-    given = given + give_back(worker)
-    redis.call('SREM', claimers, worker)
+  if redis.call('EXISTS', 'bridge:lease:' .. worker) == 1 then
+    redis.call('HDEL', missing, worker)
+  else
+    redis.call('HSETNX', missing, worker, now)
+    if now - tonumber(redis.call('HGET', missing, worker)) >= patience then
+      local held = redis.call('LRANGE', 'bridge:claimed:' .. worker, 0, -1)
+      for _, id in ipairs(held) do
+        local key = 'rq:job:' .. id
+        if redis.call('EXISTS', key) == 1 then
+          redis.call('HSET', key, 'suspect', '1')
+          if #held == 1 then redis.call('HINCRBY', key, 'lone_deaths', 1) end
+        end
+      end
+      given = given + give_back(worker)
+      redis.call('SREM', claimers, worker)
+      redis.call('HDEL', missing, worker)
+    end
   end
 end
 return given
@@ -154,6 +182,7 @@ class Claim(NamedTuple):
     stamp: int
     life: str
     attempts: int
+    lone_deaths: int
 
 
 class Claims:
@@ -181,8 +210,8 @@ class Claims:
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]
         jobs = [
-            Claim(job_id.decode(), queue.decode(), data, int(stamp), life.decode(), int(attempts))
-            for job_id, queue, data, stamp, life, attempts in found
+            Claim(job_id.decode(), queue.decode(), data, int(stamp), life.decode(), int(attempts), int(deaths))
+            for job_id, queue, data, stamp, life, attempts, deaths in found
         ]
         return jobs, max(0.0, float(soonest) - now) if soonest else None
 
@@ -221,7 +250,7 @@ class Claims:
 
     def sweep(self) -> int:
         """What workers hold whose lease is gone goes back to its queues; how many jobs."""
-        return int(self._sweep_script(keys=[WAKE_PREFIX, CLAIMERS_KEY]))
+        return int(self._sweep_script(keys=[WAKE_PREFIX, CLAIMERS_KEY, MISSING_KEY], args=[MISSING_SECONDS]))
 
 
 def _iso() -> str:

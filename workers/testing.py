@@ -81,10 +81,7 @@ def deliver(argument: Event | Change, directory: Directory) -> list[str]:
 
     What a function raises comes through, as a failed attempt would.
     """
-    if isinstance(argument, Event):
-        jobs = registry.for_event(argument.type)
-    else:
-        jobs = registry.for_change(argument.entity)
+    jobs = registry.for_event(argument.type) if isinstance(argument, Event) else registry.for_change(argument.entity)
     for job in jobs:
         job.function(argument, directory)
     return [job.name for job in jobs]

@@ -2,13 +2,14 @@
 
 import redis
 import structlog
-from flask import Blueprint, Flask, Response, g, render_template, request
+from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bridge.config import Config
 from ops.console import metrics, sources
 from ops.console.dashboard import create_dashboard
+from ops.console.faults import told
 from ops.console.headers import guard_answers
 from ops.console.login import create_login
 from ops.console.overview import create_overview
@@ -62,19 +63,12 @@ def _create_probes(asked: Sources) -> Blueprint:
 
 
 def _tell_errors(app: Flask) -> None:
-    """Every error is one line, on a page for people and plain for scripts."""
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _told(error.code or 500, error.description or error.name)
+        return told(error.code or 500, error.description or error.name)
 
     @app.errorhandler(redis.RedisError)
     def redis_away(error: redis.RedisError) -> Response:
         log.warning("Redis is away", reason=type(error).__name__)
-        return _told(503, sources.REDIS_AWAY)
-
-
-def _told(status: int, line: str) -> Response:
-    if request.headers.get("X-Requested-With") or request.headers.get("HX-Request") or not g.get("user"):
-        return Response(line + "\n", status, mimetype="text/plain")
-    return Response(render_template("error.html", status=status, line=line), status)
+        return told(503, sources.REDIS_AWAY)

@@ -8,17 +8,18 @@ from typing import Any
 
 import redis
 import structlog
-from flask import Blueprint, Response, abort, g, jsonify, render_template, url_for
+from flask import Blueprint, Response, abort, g, jsonify, render_template, request, url_for
 from flask.blueprints import BlueprintSetupState
 from rq import Queue, Worker
 from rq.exceptions import NoSuchJobError
-from rq.job import Job
+from rq.job import JOB_ID_PATTERN, Job
 from rq.serializers import JSONSerializer
 from rq.version import VERSION as RQ_VERSION
 from rq.worker import BaseWorker
 from rq_dashboard import web
 from rq_dashboard.version import VERSION
 
+from ops.console.faults import told
 from ops.console.headers import csp_nonce
 from ops.console.requeue import ENDED, REQUEUEABLE, Requeuer
 
@@ -47,10 +48,15 @@ def create_dashboard(connection: redis.Redis) -> Blueprint:
     def connect(state: BlueprintSetupState) -> None:
         state.app.redis_conn = connection  # type: ignore[attr-defined] # where rq-dashboard looks for it
 
+    @blueprint.before_request
+    def check_job_id() -> None:
+        job_id = (request.view_args or {}).get("job_id")
+        if job_id is not None and not JOB_ID_PATTERN.fullmatch(job_id):
+            abort(404, GONE)
+
     @blueprint.errorhandler(NoSuchJobError)
-    @blueprint.errorhandler(ValueError)  # what is no job id at all
-    def gone(_error: Exception) -> Response:
-        abort(404, GONE)
+    def gone(_error: NoSuchJobError) -> Response:
+        return told(404, GONE)
 
     @blueprint.context_processor
     def tools() -> dict[str, Any]:
@@ -63,23 +69,26 @@ def create_dashboard(connection: redis.Redis) -> Blueprint:
 
 
 def _add_pages(blueprint: Blueprint, connection: redis.Redis) -> None:
-    @blueprint.get("/", defaults={"instance_number": 0})
+    @blueprint.get("/")
     @blueprint.get("/<int(max=0):instance_number>/view/queues")
-    def queues_overview(instance_number: int) -> str:
+    def queues_overview(instance_number: int = 0) -> str:
         return _page("queues", instance_number)
 
     @blueprint.get("/<int(max=0):instance_number>/view/workers")
     def workers_overview(instance_number: int) -> str:
         return _page("workers", instance_number)
 
-    first = {"queue_name": None, "registry_name": "queued", "per_page": 8, "order": "asc", "page": 1}
-
-    @blueprint.get("/<int(max=0):instance_number>/view/jobs", defaults=first)
+    @blueprint.get("/<int(max=0):instance_number>/view/jobs")
     @blueprint.get(
         "/<int(max=0):instance_number>/view/jobs/<queue_name>/<registry_name>/<int:per_page>/<order>/<int:page>"
     )
     def jobs_overview(
-        instance_number: int, queue_name: str | None, registry_name: str, per_page: int, order: str, page: int
+        instance_number: int,
+        queue_name: str | None = None,
+        registry_name: str = "queued",
+        per_page: int = 8,
+        order: str = "asc",
+        page: int = 1,
     ) -> str:
         _check_listing(registry_name, per_page, order, page)
         queues = sorted(Queue.all(connection, serializer=JSONSerializer), key=lambda queue: queue.name)
@@ -121,7 +130,7 @@ def _add_data(blueprint: Blueprint, connection: redis.Redis) -> None:
         return jsonify(
             name=queue_name,
             registry_name=registry_name,
-            jobs=[web.serialize_job(job) for job in jobs],
+            jobs=[_listed_job(job) for job in jobs],
             pagination=pagination,
         )
 
@@ -220,6 +229,20 @@ def _pagination(total: int, per_page: int, page: int, place: dict[str, Any]) -> 
         "first_page": link(1),
         "last_page": link(max(last, 1)),
         **{name: link(number) for name, number in neighbours.items() if number},
+    }
+
+
+def _listed_job(job: Job) -> dict[str, Any]:
+    """As the page's script wants it; a job that was given up by hand has its end from its result alone."""
+    result = job.latest_result()
+    ended_at = job.ended_at or (result.created_at if result else None)
+    return {
+        "id": job.id,
+        "created_at": job.created_at.isoformat(),
+        "started_at": job.started_at.isoformat() if job.started_at else None,
+        "ended_at": ended_at.isoformat() if ended_at else None,
+        "exc_info": result.exc_string if result else None,
+        "description": job.description,
     }
 
 

@@ -1,7 +1,6 @@
 """The log-in page, and the guard in front of every other one."""
 
 from collections.abc import Collection
-from datetime import timedelta
 
 import redis
 import structlog
@@ -11,6 +10,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.wrappers import Response as BaseResponse
 
 from bridge.config import ConsoleConfig
+from ops.console.faults import from_script
 from ops.console.sessions import SAFE_METHODS, Sessions, check_csrf, csrf_token
 from ops.console.sources import REDIS_AWAY
 from ops.console.throttle import Throttle
@@ -34,10 +34,10 @@ def create_login(config: ConsoleConfig, connection: redis.Redis) -> Blueprint:
             return None
         _check_possible(config.users)
         g.user = sessions.user()
-        if request.method not in SAFE_METHODS:
-            check_csrf()
         if g.user is None and request.blueprint != blueprint.name:
             return _to_login()
+        if request.method not in SAFE_METHODS:
+            check_csrf()
         return None
 
     @blueprint.get("/login", endpoint="form")
@@ -83,12 +83,9 @@ def _check_possible(users: Collection[str]) -> None:
 
 def _to_login() -> BaseResponse:
     """Pages are sent there; scripts are told, htmx so that it goes there."""
-    page = url_for(LOGIN, next=request.full_path.rstrip("?") if request.method == "GET" else None)
-    if "HX-Request" in request.headers:
-        return Response("log in", 401, {"HX-Redirect": url_for(LOGIN)}, mimetype="text/plain")
-    if request.headers.get("X-Requested-With") == "XMLHttpRequest":
-        return Response("log in", 401, mimetype="text/plain")
-    return redirect(page, 303)
+    if from_script():
+        return Response("log in\n", 401, {"HX-Redirect": url_for(LOGIN)}, mimetype="text/plain")
+    return redirect(url_for(LOGIN, next=request.full_path.rstrip("?") if request.method == "GET" else None), 303)
 
 
 def _inside(target: str) -> str:
@@ -102,4 +99,4 @@ def _page(target: str, message: str | None = None) -> str:
 
 
 def _wait(seconds: int) -> str:
-    return str(timedelta(seconds=seconds)).removeprefix("0:") + " min" if seconds > 90 else f"{seconds} s"
+    return f"{seconds} s" if seconds <= 90 else f"{-(-seconds // 60)} min"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, abort, render_template, request
 from rq.utils import as_text
 
-from bridge.events import job_id
+from bridge.events import job_id, queue_names
 from ops.console import applied, words
 from ops.console.backlog import Backlog
 from ops.console.sources import Fault, Sources
@@ -89,15 +89,18 @@ def _warnings(backlog: Backlog | Fault) -> list[str]:
     if isinstance(backlog, Fault):
         return []
     waiting = backlog.total.waiting
-    unserved = {queue.name for queue in backlog.queues if queue.waiting}
-    for worker in backlog.workers:
-        if worker.alive:
-            unserved -= set(worker.queues)
     if waiting and not backlog.alive:
-        return [f"{words.count(waiting)} jobs wait and no worker is alive: start `dingbridge work`."]
-    if unserved:
-        return [f"No worker serves {', '.join(sorted(unserved))}, where jobs wait: start `dingbridge work` or `jobs`."]
-    return []
+        return [
+            f"{words.count(waiting)} jobs wait and no worker is alive: start `dingbridge work` or `dingbridge run`."
+        ]
+    served = {name for worker in backlog.workers if worker.alive for name in worker.queues}
+    unserved = {queue.name for queue in backlog.queues if queue.waiting} - served
+    found = [(unserved & set(queue_names()), "work"), (unserved - set(queue_names()), "jobs")]
+    return [
+        f"No worker serves {', '.join(sorted(names))}, where jobs wait: start `dingbridge {verb}`."
+        for names, verb in found
+        if names
+    ]
 
 
 def _queues(sources: Sources, _status: str | None) -> Mapping[str, Any]:

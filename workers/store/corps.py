@@ -39,7 +39,7 @@ def write_corp(draft: Draft, root: Entity, answer: Department | Absence) -> None
         values = {"status": "dissolved", "deleted_at": row["deleted_at"] or draft.at}
     else:
         return
-    first = row["fetched_at"] is None and answer is not Absence.DISSOLVED
+    first = row["fetched_at"] is None and row["deleted_at"] is None and answer is not Absence.DISSOLVED
     after = {**row, **values}
     draft.log(root, "corp", root.corp_id, None if first else row, after)
     update(draft.tx, corps, [after])

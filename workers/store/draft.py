@@ -162,7 +162,8 @@ def data(row: Row) -> dict[str, Any]:
 
 def seen(row: Row) -> bool:
     """Whether the row ever held an entity: not one just made, nor the tombstone of one nobody ever saw."""
-    return row["version"] > 0 and not (row["fetched_at"] is None and row["deleted_at"] is not None)
+    unread = row["fetched_at"] is None and row["visible"]  # a hidden one was seen, though never read
+    return row["version"] > 0 and not (unread and row["deleted_at"] is not None)
 
 
 def operation_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Operation | None:

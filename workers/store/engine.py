@@ -1,5 +1,7 @@
 """Open the datastore: PostgreSQL, or SQLite made as durable as it can be."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 #: Milliseconds to wait for SQLite's one writer.
 BUSY_TIMEOUT = 30_000
+#: Seconds between two attempts to switch SQLite's journal, which does not wait by itself.
+SWITCH_SECONDS = 0.01
 #: Execution option of a transaction that only reads.
 _READ_ONLY = "dingbridge_read_only"
 
@@ -68,10 +72,24 @@ def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # BEGIN is ours to send
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _use_wal(cursor)
     # An event is told finished to Redis only after its commit is on the disk.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """While another process opens a new file too, SQLite says "locked" at once, whatever the timeout."""
+    deadline = time.monotonic() + BUSY_TIMEOUT / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(SWITCH_SECONDS)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -24,7 +24,13 @@ USERID, PERSON = "manager4711", "王小明"
 
 
 def event(number: int, event_type: str = "user_add_org") -> Event:
-    message = {"EventType": event_type, "CorpId": CORP, "UserId": [USERID], "eventId": f"event-{number}", "name": PERSON}
+    message = {
+        "EventType": event_type,
+        "CorpId": CORP,
+        "UserId": [USERID],
+        "eventId": f"event-{number}",
+        "name": PERSON,
+    }
     return events.parse(json.dumps(message).encode(), "acme", CORP).events[0]
 
 

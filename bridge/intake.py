@@ -1,0 +1,127 @@
+"""Where callbacks become durable: Redis, and while it does not answer this host's spool, which is drained after."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import redis
+import structlog
+
+from bridge import spool
+from bridge.accept import Acceptor
+from bridge.errors import NotDurable
+from bridge.events import Event
+from bridge.spool import Spool
+from bridge.together import Together
+
+#: Threads whose events share one call to Redis.
+SHARED_CALL = 64
+#: Seconds between two questions whether Redis is back, and between two looks for orphaned segments.
+PROBE_SECONDS = 0.25
+LOOK_SECONDS = 5.0
+#: Events, and bytes of their payloads, that are drained in one call: well within the patience for Redis.
+DRAIN_EVENTS, DRAIN_BYTES = 200, 1 << 20
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Takes events of any number of threads; `start` begins to probe and to drain."""
+
+    def __init__(self, connection: redis.Redis, spool_folder: Spool) -> None:
+        self._connection = connection
+        self._spool = spool_folder
+        self._acceptor = Acceptor(connection)
+        self._together = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
+        #: Set while Redis is known to be away: nobody waits for it then.
+        self._away = threading.Event()
+        #: Set when the drainer has something to do.
+        self._spooled = threading.Event()
+        self._stopping = threading.Event()
+
+    def take(self, batch: Sequence[Event]) -> Sequence[str]:
+        """Make these durable; of each whether it was `accepted`, `repeated` or `spooled`. Raises NotDurable."""
+        if not self._away.is_set():
+            try:
+                return ["accepted" if new else "repeated" for new in self._together.run(batch)]
+            except NotDurable as error:
+                self._say_away(error)
+        self._spool.add(batch)
+        self._spooled.set()
+        return ["spooled"] * len(batch)
+
+    def components(self) -> dict[str, bool]:
+        """Which of the two would take an event now."""
+        return {"redis": self._answers(), "spool": self._spool.room()}
+
+    def start(self) -> None:
+        """Begin to look for Redis while it is away, and to drain what was spooled, now and by earlier processes."""
+        threading.Thread(target=self._run, name="drain", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the drainer; what it has not drained is another's."""
+        self._stopping.set()
+        self._spooled.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if self._away.is_set():
+                if self._answers():
+                    log.info("Redis is back")
+                    self._away.clear()
+                else:
+                    self._stopping.wait(PROBE_SECONDS)
+                    continue
+            self._spooled.clear()
+            try:
+                drain(self._spool, self._acceptor)
+            except NotDurable as error:
+                if not self._say_away(error):
+                    log.warning("the spool is not drained yet", reason=str(error))
+                    self._stopping.wait(LOOK_SECONDS)
+                continue
+            except OSError as error:
+                log.warning("the spool cannot be read", reason=os.strerror(error.errno or 0).lower())
+            self._spooled.wait(LOOK_SECONDS)
+
+    def _say_away(self, error: NotDurable) -> bool:
+        """Whether Redis is away, after this; one that answers with a refusal is not."""
+        if isinstance(error.__cause__, redis.ConnectionError | redis.TimeoutError) and not self._away.is_set():
+            self._away.set()
+            self._spooled.set()
+            log.warning("events go to the spool", reason=str(error))
+        return self._away.is_set()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._connection.ping())
+        except redis.RedisError:
+            return False
+
+
+def drain(source: Spool, acceptor: Acceptor) -> int:
+    """Feed in all that lies in the spool and that nobody writes any more; how many events were new.
+
+    Raises NotDurable when Redis does not take them; then nothing is deleted that is not in Redis.
+    """
+    count = 0
+    for segment in source.drainable():
+        for batch in _batches(spool.read(segment)):
+            count += sum(acceptor.accept(batch))
+        segment.unlink(missing_ok=True)
+    if count:
+        log.info("drained the spool", events=count)
+    return count
+
+
+def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
+    batch: list[Event] = []
+    size = 0
+    for event in events:
+        batch.append(event)
+        size += len(event.payload)
+        if len(batch) >= DRAIN_EVENTS or size >= DRAIN_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

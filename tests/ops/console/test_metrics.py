@@ -1,0 +1,64 @@
+"""Prometheus sees the whole installation, also while half of it is away, and never an id."""
+
+import re
+
+import redis
+import sqlalchemy as sa
+
+from bridge.embedded import NO_RETRY
+from tests.installation import CORP
+from tests.ops.console import sample
+from tests.ops.console.visitor import Opener
+from workers.clock import LEADER_KEY
+from workers.store import tables
+from workers.store.engine import Store
+
+
+def scrape(opened: Opener, **more: redis.Redis) -> dict[str, float]:
+    answer = opened({}, **more).get("/metrics")  # nobody needs to be configured
+    assert (answer.status_code, answer.mimetype) == (200, "text/plain")
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_an_empty_installation(opened: Opener) -> None:
+    seen = scrape(opened)
+    assert seen['dingbridge_up{component="redis"}'] == seen['dingbridge_up{component="datastore"}'] == 1
+    assert seen['dingbridge_workers{state="busy"}'] == seen["dingbridge_clock_leads"] == 0
+    assert seen['dingbridge_reads{state="due"}'] == seen['dingbridge_recent_events{status="failed"}'] == 0
+    assert not any(name.startswith("dingbridge_lag_seconds") for name in seen)
+
+
+def test_queues_lag_and_upkeep(opened: Opener, connection: redis.Redis, store: Store) -> None:
+    made = sample.accept(connection, 10)
+    sample.fail(connection, 2, "no permission")
+    claims, taken = sample.claim(connection, 3)
+    claims.put_off(taken[0], 300, 1)
+    sample.record(store, made[:3])
+    with store.writing() as sql:
+        row = {"corp_id": CORP, "kind": "user", "entity_id": sample.USERID, "due_at": 0, "priority": 0, "cause": "echo"}
+        sql.execute(sa.insert(tables.reads), [row])
+    connection.set(LEADER_KEY, "me")
+    seconds, _ = connection.time()
+    connection.hset("bridge:budget", "pause", (seconds + 100) * 1_000_000)
+    seen = scrape(opened)
+    for state, number in {"waiting": 5, "scheduled": 1, "failed": 2, "started": 2}.items():
+        assert seen[f'dingbridge_jobs{{queue="user_add_org",state="{state}"}}'] == number
+    assert seen['dingbridge_accepted_total{type="user_add_org"}'] == 10
+    assert 0 < seen['dingbridge_oldest_waiting_seconds{queue="user_add_org"}'] < 60
+    assert seen['dingbridge_reads{state="waiting"}'] == seen['dingbridge_reads{state="due"}'] == 1
+    assert seen['dingbridge_recent_events{status="applied"}'] == 3
+    assert 0.4 < seen['dingbridge_lag_seconds{quantile="0.95"}'] < 0.6
+    assert seen["dingbridge_clock_leads"] == 1
+    assert 90 < seen["dingbridge_api_blocked_seconds"] <= 101
+    assert not any(re.search(f"{CORP}|{sample.USERID}|event-", name) for name in seen)
+
+
+def test_what_is_away_is_told_and_left_out(opened: Opener, store: Store) -> None:
+    nowhere = redis.Redis(unix_socket_path="/nonexistent", retry=NO_RETRY)
+    seen = scrape(opened, at=nowhere)
+    assert seen['dingbridge_up{component="redis"}'] == 0
+    assert 'dingbridge_reads{state="due"}' in seen
+    with store.writing() as sql:
+        sql.execute(sa.text("DROP TABLE reads"))
+    assert scrape(opened)['dingbridge_up{component="datastore"}'] == 0

@@ -1,0 +1,46 @@
+"""A desk for the workers' tests: each kind of datastore, the real Redis' clock, a scripted DingTalk."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from tests.workers.helpers import Desk
+from workers.moment import RedisClock
+from workers.store import migrate, tables
+from workers.store.engine import Store, open_store
+
+Stores = Callable[[str], Store]
+
+
+@pytest.fixture(scope="session")
+def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    """A datastore of each kind, made once for the run."""
+    opened = []
+
+    @cache
+    def of_kind(kind: str) -> Store:
+        url = f"sqlite:///{tmp_path_factory.mktemp('desk')}/dingbridge.db"
+        if kind == "postgresql":
+            url = request.getfixturevalue("postgresql").format(database="postgres")
+        store = open_store(url)
+        migrate.migrate(store)
+        opened.append(store)
+        return store
+
+    yield of_kind
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def desk(request: pytest.FixtureRequest, redis_url: str, stores: Stores) -> Iterator[Desk]:
+    """An empty datastore of each kind with everything that writes to it."""
+    store = stores(request.param)
+    with store.writing() as connection:
+        for table in tables.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
+    with redis.Redis.from_url(redis_url) as connection:
+        yield Desk(store, RedisClock(connection))

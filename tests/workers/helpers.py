@@ -1,0 +1,203 @@
+"""What the workers' tests share: entities, events, answers made by hand, and a desk to apply them at."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from bridge.events import Entity, Event, Via
+from tests.installation import CORP
+from workers import answers
+from workers.errors import ApiError
+from workers.fold import Folder, Outcome, Waiting
+from workers.moment import Moment, RedisClock
+from workers.readers import Answer
+from workers.refresh import Noted, Refresher
+from workers.registry import Registry
+from workers.store import ledger, reads, tables
+from workers.store.draft import Cause, Draft
+from workers.store.engine import Store
+from workers.store.reads import Priority, Taken
+
+_numbers = itertools.count(1)
+
+
+def user(userid: str, corp: str = CORP) -> Entity:
+    return Entity(corp, "user", userid)
+
+
+def department(dept_id: int, corp: str = CORP) -> Entity:
+    return Entity(corp, "department", str(dept_id))
+
+
+def roles(corp: str = CORP) -> Entity:
+    return Entity(corp, "roles", "")
+
+
+def a_user(
+    userid: str = "u1", departments: Mapping[int, int | None] | None = None, roles: Sequence[int] = (), **given: Any
+) -> answers.User:
+    """DingTalk's answer for a user; `departments` maps ids to the user's order there, `given` are its raw fields."""
+    body = {
+        "userid": userid,
+        "name": f"Name of {userid}",
+        "dept_id_list": list(departments or {}),
+        "dept_order_list": [{"dept_id": dept, "order": order} for dept, order in (departments or {}).items()],
+        "role_list": [{"id": role, "name": f"Role {role}", "group_name": "G"} for role in roles],
+    }
+    return answers.read_user({"errcode": 0, "result": body | given})
+
+
+def a_department(dept_id: int, parent_id: int | None = 1, **given: Any) -> answers.Department:
+    """DingTalk's answer for a department."""
+    body = {"dept_id": dept_id, "parent_id": parent_id, "name": f"Department {dept_id}", "order": 1}
+    return answers.read_department({"errcode": 0, "result": body | given})
+
+
+def a_role_list(groups: Mapping[int, Mapping[int, str]]) -> list[answers.RoleGroup]:
+    """DingTalk's answer for the role list: group ids with their roles' names."""
+    items = [
+        {"groupId": group, "name": f"Group {group}", "roles": [{"id": role, "name": name} for role, name in of.items()]}
+        for group, of in groups.items()
+    ]
+    page = answers.read_role_groups({"errcode": 0, "result": {"hasMore": False, "list": items}}, 0, 200)
+    return page.items
+
+
+def an_event(
+    type: str = "user_modify_org",
+    users: Sequence[str] = (),
+    departments: Sequence[int] = (),
+    roles: Sequence[int] = (),
+    event_id: str | None = None,
+    corp: str | None = CORP,
+    via: Via = "http",
+    app: str = "acme",
+    **given: Any,
+) -> Event:
+    """An event as `accept` takes it."""
+    fields: dict[str, Any] = {
+        "id": event_id or f"event-{next(_numbers)}",
+        "type": type,
+        "app": app,
+        "corp_id": corp,
+        "via": via,
+        "occurred_at": 1_700_000_000_000,
+        "user_ids": tuple(users),
+        "dept_ids": tuple(departments),
+        "role_ids": tuple(roles),
+        "payload": msgspec.Raw(b'{"EventType":"%s"}' % type.encode()),
+    }
+    return Event(**(fields | given))
+
+
+@dataclass
+class Script:
+    """Stands in for Readers: what DingTalk answers, set by hand, and what it was asked."""
+
+    answers: dict[Entity, Answer | ApiError] = field(default_factory=dict)
+    asked: list[Entity] = field(default_factory=list)
+    #: Runs once, after DingTalk was asked and before its answer is written.
+    meanwhile: Callable[[], object] | None = None
+    #: Whether any app has credentials.
+    able: bool = True
+
+    def client(self, corp_id: str) -> object | None:
+        return self if self.able else None
+
+    def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
+        self.asked += wanted
+        given = {entity: self.answers[entity] for entity in wanted}
+        then, self.meanwhile = self.meanwhile, None
+        if then is not None:
+            then()
+        errors = {entity: answer for entity, answer in given.items() if isinstance(answer, ApiError)}
+        return {e: answer for e, answer in given.items() if not isinstance(answer, ApiError)}, errors
+
+
+@dataclass
+class Desk:
+    """A datastore, a Redis' clock and a scripted DingTalk, with the folder that brings them together."""
+
+    store: Store
+    clock: RedisClock
+    script: Script = field(default_factory=Script)
+    registry: Registry = field(default_factory=Registry)
+    settle_seconds: float = 60.0
+
+    @property
+    def refresher(self) -> Refresher:
+        return Refresher(self.store, self.clock, self.script)  # type: ignore[arg-type]
+
+    @property
+    def folder(self) -> Folder:
+        return Folder(self.refresher, self.registry, self.settle_seconds)
+
+    def write(
+        self,
+        given: Mapping[Entity, Answer],
+        noted: Noted | None = None,
+        event_id: str | None = None,
+        quiet: bool = False,
+    ) -> Draft:
+        """Write these answers on that note, or on one taken now; their changes are logged."""
+        noted = noted or self.refresher.note(given)
+
+        def conclude(draft: Draft, _written: set[Entity]) -> Draft:
+            ledger.log_changes(draft.tx, draft.changes, draft.at)
+            return draft
+
+        return self.refresher.write(noted, given, dict.fromkeys(given, Cause(event_id, quiet)), conclude)[1]
+
+    def apply(self, *happened: Event, accepted: Moment | None = None, taken: Sequence[Taken] = ()) -> Outcome:
+        """Fold these events and reads as one batch; they were accepted just now unless said otherwise."""
+        moment = accepted or self.clock.now()
+        return self.folder.apply([Waiting(event, moment) for event in happened], taken)
+
+    def take(self, priority: Priority = Priority.COPY) -> list[Taken]:
+        """The reads that are due."""
+        with self.store.writing() as connection:
+            return reads.take(connection, self.clock.now().micros, 1000, priority)
+
+    def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
+        """The rows of a table that have these values, in the order of its key."""
+        conditions = [table.c[name] == value for name, value in where.items()]
+        query = sa.select(table).where(*conditions).order_by(*table.primary_key.columns)
+        with self.store.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def row(self, table: sa.Table, **where: Any) -> dict[str, Any]:
+        """The one row that has these values."""
+        (found,) = self.rows(table, **where)
+        return found
+
+    def user(self, userid: str = "u1") -> dict[str, Any]:
+        return self.row(tables.users, userid=userid)
+
+    def statuses(self) -> dict[str, str]:
+        """The final status of every event."""
+        return {row["id"]: row["status"] for row in self.rows(tables.events)}
+
+    def changes(self, entity: str | None = None) -> list[tuple[str, str, str]]:
+        """Entity, id and operation of every change, in order."""
+        where = {} if entity is None else {"entity": entity}
+        return [(row["entity"], row["entity_id"], row["operation"]) for row in self.rows(tables.changes, **where)]
+
+
+def chain_breaks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Where a change does not begin as the one before it ended, for each entity; `changes` rows in order."""
+    last: dict[tuple[str, str, str], Any] = {}
+    for row in rows:
+        key = (row["corp_id"], row["entity"], row["entity_id"])
+        known = last.get(key)
+        if _data(row["before"]) != _data(known):
+            yield f"seq {row['seq']} {key}: ended as {known}, begins as {row['before']}"
+        last[key] = row["after"]
+
+
+def _data(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Without what tells of the read alone: it may change without a change."""
+    return None if state is None else {k: v for k, v in state.items() if k not in ("fetched_at", "raw")}
