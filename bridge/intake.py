@@ -62,6 +62,7 @@ class Intake:
         """End the drainer; what it has not drained is another's."""
         self._stopping.set()
         self._spooled.set()
+        self._spool.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -75,7 +75,7 @@ class Spool:
 
         Whoever has fed in all records of one deletes it.
         """
-        self._seal()
+        self.close()
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -89,6 +89,11 @@ class Spool:
                 continue  # its writer lives
             finally:
                 os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of the present segment, so that it can be drained; the next event begins another."""
+        with self._lock:
+            self._drop_segment()
 
     def _append(self, records: Sequence[bytes]) -> Sequence[None]:
         with self._lock:
@@ -109,12 +114,7 @@ class Spool:
         self._segment = _Segment(self._folder)
         return self._segment
 
-    def _seal(self) -> None:
-        with self._lock:
-            self._drop_segment()
-
     def _drop_segment(self) -> None:
-        """Let go of the present segment; what it holds is drained."""
         if self._segment is not None:
             self._segment.close()
             self._segment = None

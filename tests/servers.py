@@ -3,10 +3,11 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,21 +40,48 @@ def missing(what: str) -> None:
     pytest.skip(f"{what} is not installed")
 
 
+class RedisServer:
+    """A private server with the settings of the embedded one; it can be killed and started again."""
+
+    def __init__(self, folder: Path, options: Sequence[str]) -> None:
+        self.path = folder / "redis.sock"
+        self.url = f"unix://{self.path}"
+        self._command = [embedded.program(), "--unixsocket", str(self.path), "--dir", str(folder)]
+        for name, value in embedded.SETTINGS.items():
+            self._command += [f"--{name}", value]
+        self._command += options
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: embedded.answers(self.path), what="Redis")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@contextmanager
+def redis_process(*options: str) -> Iterator[RedisServer]:
+    """A server of its own for one test."""
+    with TemporaryDirectory(prefix="dingbridge-test-") as folder:
+        server = RedisServer(Path(folder), options)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @contextmanager
 def running_redis(*options: str) -> Iterator[str]:
-    """The URL of a private server with the settings of the embedded one."""
-    with TemporaryDirectory(prefix="dingbridge-test-") as folder:
-        path = Path(folder) / "redis.sock"
-        command = [embedded.program(), "--unixsocket", str(path), "--dir", folder]
-        for name, value in embedded.SETTINGS.items():
-            command += [f"--{name}", value]
-        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: embedded.answers(path), what="Redis")
-            yield f"unix://{path}"
-        finally:
-            process.terminate()
-            process.wait(10)
+    """The URL of a private server."""
+    with redis_process(*options) as server:
+        yield server.url
 
 
 def flush(url: str) -> None:

@@ -1,0 +1,144 @@
+"""Events become durable in Redis, and in the spool while Redis is away; what was spooled reaches Redis."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from bridge import events
+from bridge.config import Config
+from bridge.errors import NotDurable
+from bridge.events import Event
+from bridge.intake import Intake
+from bridge.queues import Patience, connect
+from bridge.spool import Spool
+from tests.installation import settings
+from tests.servers import RedisServer, redis_process, wait_until
+
+
+def event(number: int) -> Event:
+    message = {"EventType": "user_add_org", "eventId": f"e{number}", "CorpId": "ding1", "userId": ["u"]}
+    return events.parse(json.dumps(message).encode(), "acme", None).events[0]
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_process() as running:
+        yield running
+
+
+@pytest.fixture
+def intake(server: RedisServer, tmp_path: Path) -> Iterator[Intake]:
+    config = Config.model_validate(settings(redis={"url": server.url}))
+    made = Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+    made.start()
+    yield made
+    made.stop()
+
+
+def waiting(server: RedisServer) -> list[str]:
+    with redis.Redis.from_url(server.url) as client:
+        return [job.decode() for job in client.lrange("rq:queue:user_add_org", 0, -1)]
+
+
+def test_redis_takes_events_and_drops_repeats(intake: Intake, server: RedisServer) -> None:
+    assert intake.take([event(1), event(2), event(1)]) == ["accepted", "accepted", "repeated"]
+    assert waiting(server) == ["e1", "e2"]
+
+
+def test_a_dead_redis_costs_no_event_and_what_was_spooled_is_drained_without_new_callbacks(
+    intake: Intake, server: RedisServer
+) -> None:
+    assert intake.take([event(1)]) == ["accepted"]
+    server.kill()
+    begun = time.monotonic()
+    assert intake.take([event(2)]) == ["spooled"]
+    assert time.monotonic() - begun < 0.3
+    begun = time.monotonic()
+    assert [intake.take([event(number)])[0] for number in range(3, 23)] == ["spooled"] * 20
+    assert (time.monotonic() - begun) / 20 < 0.05
+    assert intake.components() == {"redis": False, "spool": True}
+    server.start()
+    wait_until(lambda: len(waiting(server)) == 22, what="the spool to be drained")
+    assert sorted(waiting(server)) == sorted(f"e{number}" for number in range(1, 23))
+
+
+def test_a_paused_redis_is_waited_for_once_only(intake: Intake, server: RedisServer) -> None:
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        assert intake.take([event(1)]) == ["spooled"]
+        assert time.monotonic() - begun < 0.35
+        begun = time.monotonic()
+        for number in range(2, 22):
+            assert intake.take([event(number)]) == ["spooled"]
+        assert (time.monotonic() - begun) / 20 < 0.05
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: len(set(waiting(server))) == 21, what="the spool to be drained")
+    # The first one may have reached Redis before it was given up: it is a repeat then, not a second event.
+    assert len(waiting(server)) == 21
+
+
+def test_a_redis_that_refuses_is_asked_again_at_once(intake: Intake, server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", "1")
+        assert intake.take([event(1)]) == ["spooled"]
+        client.config_set("maxmemory", "0")
+    assert intake.take([event(2)]) == ["accepted"]
+    wait_until(lambda: sorted(waiting(server)) == ["e1", "e2"], what="the spool to be drained")
+
+
+def test_without_redis_and_spool_nothing_is_acknowledged(server: RedisServer, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    config = Config.model_validate(settings(redis={"url": server.url}))
+    intake = Intake(connect(config, Patience.RECEIVER), Spool(blocked / "spool"))
+    server.kill()
+    with pytest.raises(NotDurable):
+        intake.take([event(1)])
+    assert intake.components() == {"redis": False, "spool": False}
+
+
+def test_a_blackholed_address_is_given_up_fast(tmp_path: Path) -> None:
+    with socket.socket() as hole:  # it listens, and nobody ever accepts
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(hole.getsockname())
+        config = Config.model_validate(settings(redis={"url": f"redis://127.0.0.1:{hole.getsockname()[1]}"}))
+        intake = Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+        begun = time.monotonic()
+        assert intake.take([event(1)]) == ["spooled"]
+        assert time.monotonic() - begun < 0.3
+        for filler in fillers:
+            filler.close()
+
+
+def test_an_earlier_process_left_events_and_they_are_drained_at_the_start(server: RedisServer, tmp_path: Path) -> None:
+    earlier = Spool(tmp_path / "spool")
+    earlier.add([event(7)])
+    earlier.close()
+    config = Config.model_validate(settings(redis={"url": server.url}))
+    intake = Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+    intake.start()
+    wait_until(lambda: waiting(server) == ["e7"], what="the spool to be drained")
+    wait_until(lambda: not list((tmp_path / "spool").glob("*.spool")), what="the segment to be deleted")
+    intake.stop()
+
+
+def test_events_of_many_threads_share_calls(intake: Intake, server: RedisServer) -> None:
+    threads = [threading.Thread(target=intake.take, args=([event(number)],)) for number in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(waiting(server)) == sorted(f"e{number}" for number in range(200))
