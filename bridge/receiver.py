@@ -6,7 +6,7 @@ import msgspec
 import redis
 import structlog
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bridge import crypto, events
@@ -46,7 +46,7 @@ class App:
         """The envelope of the present request. Raises Refused."""
         signature, timestamp, nonce = _query(*SIGNATURE_NAMES), _query(*TIMESTAMP_NAMES), _query("nonce")
         try:
-            encrypted = _decode_body(request.get_data()).encrypt
+            encrypted = _decode_body(_body()).encrypt
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
         return crypto.open_envelope(self.keys, self.owners, signature, timestamp, nonce, encrypted)
@@ -67,7 +67,7 @@ class App:
 def create_receiver(config: Config, connection: redis.Redis) -> Flask:
     """The WSGI app; `connection` is a client of Patience.RECEIVER."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     app.url_map.strict_slashes = False  # DingTalk refuses redirects (errcode 71012)
     app.url_map.merge_slashes = False
     if config.trusted_proxies:
@@ -121,6 +121,15 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def _body() -> bytes:
+    """The whole body. Raises RequestEntityTooLarge."""
+    body = request.get_data()
+    # Werkzeug cuts a chunked body off at MAX_CONTENT_LENGTH without a word; hence the one byte more.
+    if len(body) > MAX_BODY:
+        raise RequestEntityTooLarge
+    return body
 
 
 def _query(*names: str) -> str:

@@ -18,6 +18,7 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
 """
 
 import time
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -183,6 +184,13 @@ class Claim(NamedTuple):
     life: str
     attempts: int
     lone_deaths: int
+
+    def plain(self) -> bytes:
+        """The job's JSON; RQ compresses what it saves, as on a requeue. Raises ValueError."""
+        try:
+            return self.data if self.data.startswith(b"[") else zlib.decompress(self.data)
+        except zlib.error as error:
+            raise ValueError(f"neither JSON nor compressed: {error}") from None
 
 
 class Claims:

@@ -158,7 +158,9 @@ class Folder:
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
         due += [
-            Due(entity, noted.moment.micros, cause) for entity, cause in draft.marks.items() if entity not in written
+            Due(entity, noted.moment.micros, reason, cause.event_id, Priority.COPY if cause.quiet else Priority.EVENT)
+            for entity, (reason, cause) in draft.marks.items()
+            if entity not in written
         ]
         reads.schedule(draft.tx, due)
         postponed = _postpone(draft, late, noted.moment.micros)

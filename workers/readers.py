@@ -4,14 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bridge.config import AppConfig, Config
-from bridge.events import Entity
+from bridge.events import Entity, EntityKind
 from workers.answers import Department, RoleGroup, User
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, Gone, Hidden
+from workers.errors import ApiError, Gone, Hidden, Transient
 from workers.store.draft import Absence
 
 Answer = User | Department | Sequence[RoleGroup] | Absence
 
+#: The codes that say an entity of this kind is gone; another kind's code says nothing of it (api.md §7).
+GONE_CODES: Mapping[EntityKind, frozenset[str]] = {
+    "user": frozenset({"60121", "33012"}),
+    "department": frozenset({"60003"}),
+    "roles": frozenset(),
+}
 #: DingTalk's code for a corp that was dissolved; it comes in answer to any call.
 ORG_DISSOLVED = "70001"
 
@@ -53,7 +59,11 @@ class Readers:
         except Hidden:
             return Absence.HIDDEN
         except Gone as error:
-            return Absence.DISSOLVED if error.code == ORG_DISSOLVED else Absence.GONE
+            if error.code == ORG_DISSOLVED:
+                return Absence.DISSOLVED
+            if error.code in GONE_CODES[entity.kind]:
+                return Absence.GONE
+            return Transient(error.code, error.message, error.call)
         except ApiError as error:
             return error
 

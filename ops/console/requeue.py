@@ -57,14 +57,6 @@ end
 return forgotten
 """
 
-_COMPACT = """
-local gone = 0
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-  if redis.call('EXISTS', 'rq:job:' .. id) == 0 then gone = gone + redis.call('LREM', KEYS[1], 1, id) end
-end
-return gone
-"""
-
 
 class Requeuer:
     """RQ's own requeue, delete and compact take several steps, and lose what a kill catches between two of them.
@@ -76,7 +68,6 @@ class Requeuer:
         self._connection = connection
         self._requeue = connection.register_script(_REQUEUE)
         self._forget = connection.register_script(_FORGET)
-        self._compact = connection.register_script(_COMPACT)
 
     def requeue(self, queue: str, registry: str, ids: Sequence[str | bytes]) -> int:
         """Put these jobs of a registry to the end of their queue; how many were there."""
@@ -98,7 +89,17 @@ class Requeuer:
 
     def compact(self, queue: str) -> int:
         """Drop ids from a queue whose job is no more; how many."""
-        return int(self._compact(keys=[f"rq:queue:{queue}"]))
+        key, place, gone = f"rq:queue:{queue}", 0, 0
+        while ids := self._ids(key, place):
+            with self._connection.pipeline(transaction=False) as pipeline:
+                for job_id in ids:
+                    pipeline.exists(f"rq:job:{job_id.decode()}")
+                ghosts = [job_id for job_id, there in zip(ids, pipeline.execute(), strict=True) if not there]
+                for job_id in ghosts:
+                    pipeline.lrem(key, 1, job_id)  # the first: a job accepted meanwhile stands behind it
+                gone += sum(pipeline.execute())
+            place += len(ids) - len(ghosts)
+        return gone
 
     def _chunks(self, queue: str, registry: str) -> Iterator[list[Any]]:
         """The ids of a registry, those first that are forgotten first; whoever takes them empties it."""
@@ -107,3 +108,7 @@ class Requeuer:
         while left > 0 and (ids := self._connection.zrange(key, 0, min(CHUNK, left) - 1)):
             left -= len(ids)
             yield ids
+
+    def _ids(self, key: str, place: int) -> list[Any]:
+        """Of a queue the next ids from this place on."""
+        return self._connection.lrange(key, place, place + CHUNK - 1)

@@ -80,15 +80,19 @@ def refused(response: TestResponse, status: int) -> str:
     return str(body["error"])
 
 
-def counts(http: FlaskClient, name: str) -> dict[tuple[str, ...], float]:
-    """A counter's samples by their labels' values."""
+def counts(http: FlaskClient, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """A counter's samples by the values of these labels."""
     families = text_string_to_metric_families(http.get("/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
-    return {tuple(sample.labels.values()): sample.value for sample in samples}
+    return {tuple(sample.labels[label] for label in labels): sample.value for sample in samples}
 
 
 def event_counts(http: FlaskClient) -> dict[tuple[str, ...], float]:
-    return counts(http, "dingbridge_events_total")
+    return counts(http, "dingbridge_events_total", "app", "type", "outcome")
+
+
+def refusal_counts(http: FlaskClient) -> dict[tuple[str, ...], float]:
+    return counts(http, "dingbridge_callbacks_refused_total", "app", "status")
 
 
 class TestTaken:
@@ -294,7 +298,7 @@ class TestRefused:
     def test_not_a_callback(self, http: FlaskClient, connection: redis.Redis, case: str) -> None:
         refused(post(http, NOT_A_CALLBACK[case]()), 400)
         assert connection.dbsize() == 0
-        assert counts(http, "dingbridge_callbacks_refused_total") == {("acme", "400"): 1}
+        assert refusal_counts(http) == {("acme", "400"): 1}
         assert event_counts(http) == {}
 
     @pytest.mark.parametrize("case", NOT_OURS)
@@ -319,7 +323,7 @@ class TestRefused:
     def test_no_such_app(self, http: FlaskClient, connection: redis.Redis, app: str) -> None:
         refused(post(http, Callback(app=app)), 404)
         assert connection.dbsize() == 0
-        assert counts(http, "dingbridge_callbacks_refused_total") == {("none", "404"): 1}
+        assert refusal_counts(http) == {("none", "404"): 1}
 
     @pytest.mark.parametrize(
         "path", ["/", "/callback", "/callback/", "/callback//acme", "/callback/acme//", "/callback/acme/x"]
@@ -360,7 +364,7 @@ class TestRefused:
         for number in range(20):
             http.post(f"/callback/stranger{number}")
             http.get(f"/{number}")
-        assert counts(http, "dingbridge_callbacks_refused_total") == {("none", "404"): 40}
+        assert refusal_counts(http) == {("none", "404"): 40}
 
 
 class TestMemory:
@@ -426,7 +430,7 @@ class TestWithoutRedis:
         assert time.perf_counter() - begun < 0.3
         assert ready.status_code == 503 and json.loads(ready.data)["components"]["redis"] == "down"
         assert http.get("/healthz").status_code == 200
-        assert counts(http, "dingbridge_callbacks_refused_total")["acme", "503"] >= 1
+        assert refusal_counts(http)["acme", "503"] >= 1
 
     def test_a_server_that_is_gone(self, no_disk: Path) -> None:
         with running_redis() as url:

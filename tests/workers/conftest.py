@@ -1,6 +1,7 @@
 """A desk for the workers' tests: each kind of datastore, the real Redis' clock, a scripted DingTalk."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -38,7 +39,19 @@ def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(params=["sqlite", "postgresql"])
 def desk(request: pytest.FixtureRequest, redis_url: str, stores: Stores) -> Iterator[Desk]:
     """An empty datastore of each kind with everything that writes to it."""
-    store = stores(request.param)
+    with _desk(stores(request.param), redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def postgresql_desk(redis_url: str, stores: Stores) -> Iterator[Desk]:
+    """The same on PostgreSQL alone, for what only several writers at a time can show."""
+    with _desk(stores("postgresql"), redis_url) as made:
+        yield made
+
+
+@contextmanager
+def _desk(store: Store, redis_url: str) -> Iterator[Desk]:
     with store.writing() as connection:
         for table in tables.metadata.sorted_tables:
             connection.execute(sa.delete(table))

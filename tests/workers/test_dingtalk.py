@@ -95,7 +95,7 @@ def script() -> Script:
 @pytest.fixture
 def api(script: Script) -> Iterator[str]:
     server = make_server("127.0.0.1", 0, script, threaded=True, request_handler=QuietHandler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -29,9 +29,8 @@ def verdict(status: Status, error: str | None = None, event_id: str = "e1") -> V
 
 
 def test_a_final_row_tells_all_of_its_event(desk: Desk) -> None:
-    event = an_event(
-        "label_user_change", ["u1", "u2"], [2**62], [7], "e1", via="failed_list", payload=msgspec.Raw(b'{"a":[1,"\xc3\xa9"]}')
-    )  # fmt: skip
+    payload = msgspec.Raw(b'{"a":[1,"\xc3\xa9"]}')
+    event = an_event("label_user_change", ["u1", "u2"], [2**62], [7], event_id="e1", via="failed_list", payload=payload)
     assert record(desk, Verdict(event, STAMP, "applied")) == {"e1"}
     row = desk.row(tables.events)
     assert (row["id"], row["app"], row["corp_id"], row["type"]) == ("e1", "acme", CORP, "label_user_change")
@@ -43,7 +42,9 @@ def test_a_final_row_tells_all_of_its_event(desk: Desk) -> None:
     assert row["applied_at"] == NOW
 
 
-@pytest.mark.parametrize(("status", "done"), [("applied", True), ("folded", True), ("ignored", False), ("failed", False)])
+@pytest.mark.parametrize(
+    ("status", "done"), [("applied", True), ("folded", True), ("ignored", False), ("failed", False)]
+)
 def test_only_what_was_applied_has_a_time_of_it(desk: Desk, status: Status, done: bool) -> None:
     record(desk, verdict(status))
     assert (desk.row(tables.events)["applied_at"] is not None) is done

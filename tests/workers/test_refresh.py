@@ -14,7 +14,6 @@ from sqlalchemy.exc import OperationalError
 from bridge.events import Entity
 from tests.installation import CORP
 from tests.servers import running_redis
-from tests.workers.conftest import Stores
 from tests.workers.helpers import Desk, a_department, a_role_list, a_user, chain_breaks, department, roles, user
 from workers.moment import Moment, RedisClock
 from workers.readers import Answer
@@ -45,7 +44,9 @@ GUARDS = {"user": tables.users, "department": tables.departments, "roles": table
 def raise_fence(desk: Desk, corp: str = CORP) -> None:
     """As a comparison does."""
     with desk.store.writing() as connection:
-        connection.execute(sa.update(tables.fences).where(tables.fences.c.corp_id == corp).values(n=tables.fences.c.n + 1))
+        connection.execute(
+            sa.update(tables.fences).where(tables.fences.c.corp_id == corp).values(n=tables.fences.c.n + 1)
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,68 +164,62 @@ def test_the_life_of_another_redis_is_kept_with_the_read(desk: Desk) -> None:
     assert desk.user()["read_life"] == life != desk.clock.now().life
 
 
-def test_a_writer_holds_the_fence_until_it_has_committed(stores: Stores, redis_url: str) -> None:
-    store = stores("postgresql")
-    with redis.Redis.from_url(redis_url) as connection:
-        desk = Desk(store, RedisClock(connection))
-        noted = desk.refresher.note([U1])
+def test_a_writer_holds_the_fence_until_it_has_committed(postgresql_desk: Desk) -> None:
+    desk = postgresql_desk
+    desk.write({U1: a_user()})
+    noted = desk.refresher.note([U1])
 
-        def conclude(draft: Draft, written: set[Entity]) -> None:
-            with pytest.raises(OperationalError, match="lock timeout"), store.writing() as other:
-                other.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
-                other.execute(sa.update(tables.fences).values(n=tables.fences.c.n + 1))
+    def conclude(draft: Draft, written: set[Entity]) -> None:
+        with pytest.raises(OperationalError, match="lock timeout"), desk.store.writing() as other:
+            other.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
+            other.execute(sa.update(tables.fences).values(n=tables.fences.c.n + 1))
 
-        desk.refresher.write(noted, {U1: a_user()}, {U1: Cause(None, False)}, conclude)
-
-
-def test_two_writers_may_share_the_fence(stores: Stores, redis_url: str) -> None:
-    store = stores("postgresql")
-    with redis.Redis.from_url(redis_url) as connection:
-        desk = Desk(store, RedisClock(connection))
-        desk.write({U1: a_user()})
-        noted = desk.refresher.note([U1])
-
-        def conclude(draft: Draft, written: set[Entity]) -> None:
-            desk.write({user("u2"): a_user("u2")})
-
-        desk.refresher.write(noted, {U1: a_user()}, {U1: Cause(None, False)}, conclude)
+    desk.refresher.write(noted, {U1: a_user()}, {U1: Cause(None, False)}, conclude)
 
 
-def test_a_lost_race_for_locks_is_run_again(stores: Stores, redis_url: str) -> None:
+def test_two_writers_share_the_fence(postgresql_desk: Desk) -> None:
+    desk = postgresql_desk
+    desk.write({U1: a_user()})
+    noted = desk.refresher.note([U1])
+
+    def conclude(draft: Draft, written: set[Entity]) -> Draft:
+        return desk.write({user("u2"): a_user("u2")})
+
+    _, other = desk.refresher.write(noted, {U1: a_user()}, {U1: Cause(None, False)}, conclude)
+    assert other.moved == set()
+    assert len(desk.rows(tables.users)) == 2
+
+
+def test_a_lost_race_for_locks_is_run_again(postgresql_desk: Desk) -> None:
     """Each of two transactions holds what the other wants next: PostgreSQL ends one, which is no attempt."""
-    store = stores("postgresql")
-    both_hold, attempts = threading.Barrier(2), []
+    desk, both_hold, attempts = postgresql_desk, threading.Barrier(2), []
+    for corp in (CORP, "dinga", "dingb"):
+        desk.write({user("x", corp): a_user("x")})
 
     def touch(tx: sa.Connection, corp: str) -> None:
         tx.execute(sa.update(tables.corps).where(tables.corps.c.corp_id == corp).values(name="touched"))
 
-    with redis.Redis.from_url(redis_url) as connection:
-        desk = Desk(store, RedisClock(connection))
-        for corp in ("dinga", "dingb"):
-            desk.write({user("x", corp): a_user("x")})
+    def work(userid: str, corps: tuple[str, str]) -> set[Entity]:
+        entity, first = user(userid), True
 
-        def work(userid: str, corps: tuple[str, str]) -> set[Entity]:
-            entity = user(userid)
-            first = True
+        def conclude(draft: Draft, written: set[Entity]) -> None:
+            nonlocal first
+            attempts.append(userid)
+            touch(draft.tx, corps[0])
+            if first:
+                first = False
+                both_hold.wait(10)
+            touch(draft.tx, corps[1])
 
-            def conclude(draft: Draft, written: set[Entity]) -> None:
-                nonlocal first
-                attempts.append(userid)
-                touch(draft.tx, corps[0])
-                if first:
-                    first = False
-                    both_hold.wait(10)
-                touch(draft.tx, corps[1])
+        noted = desk.refresher.note([entity])
+        return desk.refresher.write(noted, {entity: a_user(userid)}, {entity: Cause(None, False)}, conclude)[0]
 
-            noted = desk.refresher.note([entity])
-            return desk.refresher.write(noted, {entity: a_user(userid)}, {entity: Cause(None, False)}, conclude)[0]
-
-        with ThreadPoolExecutor(2) as pool:
-            one = pool.submit(work, "p1", ("dinga", "dingb"))
-            two = pool.submit(work, "p2", ("dingb", "dinga"))
-            assert (one.result(), two.result()) == ({user("p1")}, {user("p2")})
-        assert len(attempts) == 3
-        assert {row["userid"] for row in desk.rows(tables.users, corp_id=CORP)} >= {"p1", "p2"}
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(work, "p1", ("dinga", "dingb"))
+        two = pool.submit(work, "p2", ("dingb", "dinga"))
+        assert (one.result(), two.result()) == ({user("p1")}, {user("p2")})
+    assert len(attempts) == 3
+    assert [row["userid"] for row in desk.rows(tables.users, corp_id=CORP)] == ["p1", "p2", "x"]
 
 
 def test_any_other_fault_of_the_datastore_is_raised(desk: Desk) -> None:

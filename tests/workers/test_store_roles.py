@@ -13,9 +13,7 @@ ROLES = roles()
 def living(desk: Desk) -> tuple[dict[int, str], dict[int, tuple[int, str]]]:
     """Groups by id, and roles by id with their group."""
     groups = {row["group_id"]: row["name"] for row in desk.rows(tables.role_groups, deleted_at=None)}
-    return groups, {
-        row["role_id"]: (row["group_id"], row["name"]) for row in desk.rows(tables.roles, deleted_at=None)
-    }
+    return groups, {row["role_id"]: (row["group_id"], row["name"]) for row in desk.rows(tables.roles, deleted_at=None)}
 
 
 def test_the_rows_are_what_the_list_says(desk: Desk) -> None:

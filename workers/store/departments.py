@@ -61,22 +61,20 @@ def _mark_left_behind(draft: Draft, entity: Entity) -> None:
     members = sa.select(department_members.c.userid).where(
         department_members.c.corp_id == corp, department_members.c.dept_id == dept
     )
-    draft.mark((Entity(corp, "user", userid) for userid in draft.tx.scalars(members)), "its department is gone")
+    users = [Entity(corp, "user", userid) for userid in draft.tx.scalars(members)]
+    draft.mark(entity, users, "its department is gone")
     below = sa.select(departments.c.dept_id).where(
         departments.c.corp_id == corp, departments.c.parent_id == dept, departments.c.deleted_at.is_(None)
     )
-    draft.mark(
-        (Entity(corp, "department", str(child)) for child in draft.tx.scalars(below)), "its parent department is gone"
-    )
+    children = [Entity(corp, "department", str(child)) for child in draft.tx.scalars(below)]
+    draft.mark(entity, children, "its parent department is gone")
 
 
 def _mark_unknown_parents(draft: Draft, parents: Mapping[Entity, int | None]) -> None:
     """A child may come before its parent: ask for the parent then."""
     corps = {entity.corp_id for entity in parents}
     known = alive(draft.tx, corps, departments.c.dept_id, {parent for parent in parents.values() if parent})
-    unknown = (
-        Entity(entity.corp_id, "department", str(parent))
-        for entity, parent in parents.items()
-        if parent and (entity.corp_id, parent) not in known
-    )
-    draft.mark(unknown, "a department lies under it")
+    for entity, parent in parents.items():
+        if parent and (entity.corp_id, parent) not in known:
+            unknown = Entity(entity.corp_id, "department", str(parent))
+            draft.mark(entity, [unknown], "a department lies under it")

@@ -59,6 +59,13 @@ class Cause(NamedTuple):
     quiet: bool
 
 
+class Mark(NamedTuple):
+    """A read that an answer asks for: why, and on whose account."""
+
+    reason: str
+    cause: Cause
+
+
 @dataclass
 class Draft:
     """What a write transaction was told and what it finds."""
@@ -72,7 +79,7 @@ class Draft:
     causes: Mapping[Entity, Cause]
     changes: list[Change] = field(default_factory=list)
     #: Entities that disagree with what was written and must be read.
-    marks: dict[Entity, str] = field(default_factory=dict)
+    marks: dict[Entity, Mark] = field(default_factory=dict)
     #: Entities that were overtaken: nothing was written, they must be read again.
     moved: set[Entity] = field(default_factory=set)
 
@@ -85,10 +92,13 @@ class Draft:
         """The guard columns after this write; raised also when nothing changed."""
         return {"version": self.versions[entity] + 1, "read_begun": self.begun, "read_life": self.life}
 
-    def mark(self, entities: Iterable[Entity], cause: str) -> None:
-        """Ask for a read of these."""
+    def mark(self, by: Entity, entities: Iterable[Entity], reason: str) -> None:
+        """Ask for a read of these, for the same cause as that of `by`; of two causes one that is not quiet wins."""
+        mark = Mark(reason, self.causes[by])
         for entity in entities:
-            self.marks.setdefault(entity, cause)
+            known = self.marks.get(entity)
+            if known is None or (known.cause.quiet and not mark.cause.quiet):
+                self.marks[entity] = mark
 
     def log(
         self, entity: Entity, kind: ChangeKind, key: str, before: dict[str, Any] | None, after: dict[str, Any]

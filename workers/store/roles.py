@@ -63,4 +63,5 @@ def _mark_members(draft: Draft, entity: Entity, gone: Iterable[int]) -> None:
     query = (
         sa.select(table.c.userid).distinct().where(table.c.corp_id == entity.corp_id, table.c.role_id.in_(list(gone)))
     )
-    draft.mark((Entity(entity.corp_id, "user", userid) for userid in draft.tx.scalars(query)), "its role is gone")
+    users = [Entity(entity.corp_id, "user", userid) for userid in draft.tx.scalars(query)]
+    draft.mark(entity, users, "its role is gone")

@@ -1,6 +1,5 @@
 """Write users with their memberships: both belong to the user's row and are written under its version."""
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -36,8 +35,8 @@ def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
     held = lock(draft, users, {entity: (entity.corp_id, entity.id) for entity in answers})
     departments, roles = _memberships(draft.tx, held)
     rows: list[Row] = []
-    joined: dict[str, set[int]] = defaultdict(set)
-    assigned: dict[str, set[int]] = defaultdict(set)
+    joined: dict[Entity, set[int]] = {}
+    assigned: dict[Entity, set[int]] = {}
     for entity, row in held.items():
         answer = answers[entity]
         rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
@@ -48,8 +47,8 @@ def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
             new_roles = {role.id for role in answer.roles}
         elif answer in (Absence.GONE, Absence.DISSOLVED):
             new_departments, new_roles = {}, set()
-        joined[entity.corp_id] |= new_departments.keys() - old_departments.keys()
-        assigned[entity.corp_id] |= new_roles - old_roles
+        joined[entity] = new_departments.keys() - old_departments.keys()
+        assigned[entity] = new_roles - old_roles
         before = _whole(row, old_departments, old_roles) if seen(row) else None
         draft.log(entity, "user", entity.id, before, _whole(rows[-1], new_departments, new_roles))
         departments[entity], roles[entity] = new_departments, new_roles
@@ -149,16 +148,16 @@ def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any
     }
 
 
-def _mark_unknown(draft: Draft, joined: Mapping[str, set[int]], assigned: Mapping[str, set[int]]) -> None:
+def _mark_unknown(draft: Draft, joined: Mapping[Entity, set[int]], assigned: Mapping[Entity, set[int]]) -> None:
     """A user may come before its department or role: ask for what is not there yet."""
-    for column, kind, wanted in (
-        (tables.departments.c.dept_id, "department", joined),
-        (tables.roles.c.role_id, "roles", assigned),
-    ):
-        ids = {found for corp_ids in wanted.values() for found in corp_ids}
-        known = alive(draft.tx, list(wanted), column, ids)
-        missing = [
-            (corp, found) for corp, found_ids in wanted.items() for found in found_ids if (corp, found) not in known
-        ]
-        entities = [Entity(corp, kind, str(found) if kind == "department" else "") for corp, found in missing]  # type: ignore[arg-type]
-        draft.mark(entities, "a user belongs to it")
+    for column, wanted in ((tables.departments.c.dept_id, joined), (tables.roles.c.role_id, assigned)):
+        corps = {entity.corp_id for entity in wanted}
+        known = alive(draft.tx, corps, column, {found for ids in wanted.values() for found in ids})
+        for entity, ids in wanted.items():
+            corp = entity.corp_id
+            missing = [found for found in ids if (corp, found) not in known]
+            if wanted is joined:
+                unknown = [Entity(corp, "department", str(found)) for found in missing]
+            else:
+                unknown = [Entity(corp, "roles", "")] if missing else []
+            draft.mark(entity, unknown, "a user belongs to it")

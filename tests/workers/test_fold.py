@@ -1,0 +1,543 @@
+"""Events become reads: what is read, what covers what, which final row each event gets, and what is still to come."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+
+from bridge.events import Entity, Event
+from tests.servers import running_redis, wait_until
+from tests.workers.helpers import (
+    Desk,
+    a_department,
+    a_role_list,
+    a_user,
+    an_event,
+    chain_breaks,
+    department,
+    roles,
+    user,
+)
+from workers import fold
+from workers.errors import ApiError, Misconfigured, Throttled, Transient
+from workers.moment import SECOND, Moment, RedisClock
+from workers.readers import Answer
+from workers.store import reads, tables
+from workers.store.draft import Absence
+from workers.store.reads import Due, Priority, Taken
+
+U1, U2, ROOT = user("u1"), user("u2"), department(1)
+
+
+def knows(desk: Desk, answers: dict[Entity, Answer | ApiError]) -> None:
+    """From now on DingTalk answers so."""
+    desk.script.answers |= answers
+
+
+def schedule(desk: Desk, *wanted: Due) -> None:
+    with desk.store.writing() as connection:
+        reads.schedule(connection, wanted)
+
+
+def taken(desk: Desk, entity: Entity, priority: Priority = Priority.EVENT, event_id: str | None = None) -> list[Taken]:
+    """A read of this entity that is due, as a worker takes it."""
+    schedule(desk, Due(entity, desk.clock.now().micros, "some", event_id, priority))
+    return desk.take()
+
+
+def owed(desk: Desk) -> list[tuple[str, str | None, int | None]]:
+    return [(row["function"], row["event_id"], row["change_seq"]) for row in desk.rows(tables.outbox)]
+
+
+class TestFolding:
+    def test_ten_events_of_one_user_cost_one_read(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        events = [an_event(users=["u1"], event_id=f"e{number}") for number in range(10)]
+        outcome = desk.apply(*events)
+        assert desk.script.asked == [U1]
+        expected = {"e0": "applied"} | {f"e{number}": "folded" for number in range(1, 10)}
+        assert outcome.final == desk.statuses() == expected
+        assert outcome.errors == {}
+
+    def test_the_change_tells_the_event_it_was_read_for(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        desk.apply(an_event(users=["u1"], event_id="e1"), an_event(users=["u1"], event_id="e2"))
+        assert [row["event_id"] for row in desk.rows(tables.changes)] == ["e1"]
+
+    def test_a_committed_read_that_began_later_covers_the_event(self, desk: Desk) -> None:
+        accepted = desk.clock.now()
+        desk.write({U1: a_user()})
+        outcome = desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted)
+        assert desk.script.asked == []
+        assert outcome.final == {"e1": "folded"}
+
+    @pytest.mark.parametrize("earlier", [0, 1])
+    def test_one_that_began_no_later_does_not(self, desk: Desk, earlier: int) -> None:
+        knows(desk, {U1: a_user()})
+        desk.write({U1: a_user()})
+        begun, life = desk.user()["read_begun"], desk.user()["read_life"]
+        outcome = desk.apply(an_event(users=["u1"], event_id="e1"), accepted=Moment(begun + earlier, life))
+        assert desk.script.asked == [U1]
+        assert outcome.final == {"e1": "applied"}
+
+    def test_one_of_another_life_of_redis_does_not(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        accepted = desk.clock.now()
+        with running_redis() as url, redis.Redis.from_url(url) as connection:
+            Desk(desk.store, RedisClock(connection)).write({U1: a_user()})
+        assert desk.user()["read_begun"] > accepted.micros
+        assert desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted).final == {"e1": "applied"}
+        assert desk.script.asked == [U1]
+
+    def test_an_event_with_many_users_reads_what_is_not_covered(self, desk: Desk) -> None:
+        accepted = desk.clock.now()
+        desk.write({U1: a_user()})
+        knows(desk, {U2: a_user("u2")})
+        event = an_event(users=["u1", "u2", "u1"], event_id="e1")
+        assert desk.apply(event, accepted=accepted).final == {"e1": "applied"}
+        assert desk.script.asked == [U2]
+
+    def test_an_event_whose_entities_were_read_for_others_is_folded(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(), U2: a_user("u2")})
+        events = [an_event(users=users, event_id="".join(users)) for users in (["u1"], ["u2"], ["u1", "u2"])]
+        assert desk.apply(*events).final == {"u1": "applied", "u2": "applied", "u1u2": "folded"}
+
+    def test_every_kind_of_entity_at_once(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(departments={2: 1}, roles=[11]), department(2): a_department(2)})
+        knows(desk, {roles(): a_role_list({1: {11: "a"}}), ROOT: a_department(1, None)})
+        desk.apply(
+            an_event("user_add_org", ["u1"]),
+            an_event("org_dept_create", departments=[2]),
+            an_event("label_conf_add", roles=[11]),
+            an_event("org_change"),
+        )
+        assert set(desk.script.asked) == {U1, department(2), roles(), ROOT}
+        assert set(desk.statuses().values()) == {"applied"}
+        # What was written together asks for nothing more: the user's department and role are there.
+        assert {row["cause"] for row in desk.rows(tables.reads)} == {"echo"}
+
+    def test_an_event_that_came_before_needs_nothing(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        event = an_event(users=["u1"], event_id="e1")
+        desk.apply(event)
+        before = desk.rows(tables.events), desk.rows(tables.users), desk.rows(tables.reads)
+        assert desk.apply(event).final.keys() == {"e1"}
+        assert desk.script.asked == [U1]
+        assert before == (desk.rows(tables.events), desk.rows(tables.users), desk.rows(tables.reads))
+
+    def test_an_event_that_failed_can_still_be_applied(self, desk: Desk) -> None:
+        event = an_event(users=["u1"], event_id="e1")
+        knows(desk, {U1: a_user()})
+        desk.folder.fail(fold.Waiting(event, desk.clock.now()), "given up")
+        assert desk.row(tables.events)["error"] == "given up"
+        assert desk.apply(event).final == {"e1": "applied"}
+        row = desk.row(tables.events)
+        assert (row["status"], row["error"]) == ("applied", None)
+
+    def test_failing_an_event_that_was_applied_changes_nothing(self, desk: Desk) -> None:
+        event = an_event(users=["u1"], event_id="e1")
+        knows(desk, {U1: a_user()})
+        desk.apply(event)
+        desk.folder.fail(fold.Waiting(event, desk.clock.now()), "given up")
+        assert desk.statuses() == {"e1": "applied"}
+
+
+class TestIgnored:
+    @pytest.mark.parametrize(
+        ("event", "reason"),
+        [
+            (an_event("chat_update_title", ["u1"]), "its type is not in the catalogue"),
+            (an_event("user_modify_org"), "it names nothing that is read"),
+            (an_event("suite_ticket", corp=None), "it names no corp, and its app has none"),
+            (an_event("user_modify_org", ["u1"], corp=None), "it names no corp, and its app has none"),
+        ],
+    )
+    def test_what_names_nothing_to_read_is_ignored_with_the_reason(self, desk: Desk, event: Event, reason: str) -> None:
+        desk.apply(event)
+        row = desk.row(tables.events)
+        assert (row["status"], row["error"]) == ("ignored", reason)
+        assert (desk.script.asked, desk.rows(tables.reads)) == ([], [])
+
+
+class TestOvertaken:
+    def test_an_entity_that_was_overtaken_is_read_again_and_ends_true(self, desk: Desk) -> None:
+        """Another worker's read, noted before the event came, commits in between: it does not cover the event."""
+        desk.write({U1: a_user(name="first")})
+        others = desk.refresher.note([U1])
+        knows(desk, {U1: a_user(name="truth")})
+        desk.script.meanwhile = lambda: desk.write({U1: a_user(name="stale")}, others)
+        assert desk.apply(an_event(users=["u1"], event_id="e1")).final == {"e1": "applied"}
+        assert desk.script.asked == [U1, U1]
+        assert desk.user()["name"] == "truth"
+        assert list(chain_breaks(desk.rows(tables.changes))) == []
+
+    def test_one_overtaken_by_a_later_read_is_covered_by_it(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(name="stale")})
+        desk.script.meanwhile = lambda: desk.write({U1: a_user(name="truth")})
+        assert desk.apply(an_event(users=["u1"], event_id="e1")).final == {"e1": "folded"}
+        assert desk.script.asked == [U1]
+        assert desk.user()["name"] == "truth"
+
+    def test_the_rest_of_the_batch_is_not_read_again(self, desk: Desk) -> None:
+        desk.write({U1: a_user(name="first")})
+        others = desk.refresher.note([U1])
+        knows(desk, {U1: a_user(name="truth"), U2: a_user("u2")})
+        desk.script.meanwhile = lambda: desk.write({U1: a_user(name="stale")}, others)
+        desk.apply(an_event(users=["u2"], event_id="e2"), an_event(users=["u1", "u2"], event_id="e1"))
+        assert desk.script.asked == [U1, U2, U1] or desk.script.asked == [U2, U1, U1]
+        assert desk.statuses() == {"e1": "applied", "e2": "applied"}
+
+    def test_what_is_overtaken_all_the_time_is_left_to_a_later_attempt(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        desk.write({U1: a_user()})
+
+        def overtake() -> None:
+            # Under an older moment than the event's, so that it never covers it.
+            noted = desk.refresher.note([U1])
+            desk.write({U1: a_user()}, noted._replace(moment=Moment(1, noted.moment.life)))
+            desk.script.meanwhile = overtake
+
+        desk.script.meanwhile = overtake
+        outcome = desk.apply(an_event(users=["u1"], event_id="e1"))
+        assert isinstance(outcome.errors["e1"], Throttled)
+        assert (outcome.final, desk.statuses()) == ({}, {})
+        assert len(desk.script.asked) == fold.MAX_ROUNDS
+
+    def test_a_fence_that_was_raised_makes_it_read_again(self, desk: Desk) -> None:
+        desk.write({U1: a_user(name="first")})
+        knows(desk, {U1: a_user(name="truth")})
+
+        def compare() -> None:
+            with desk.store.writing() as connection:
+                connection.execute(tables.fences.update().values(n=tables.fences.c.n + 1))
+
+        desk.script.meanwhile = compare
+        assert desk.apply(an_event(users=["u1"], event_id="e1")).final == {"e1": "applied"}
+        assert desk.script.asked == [U1, U1]
+        assert desk.user()["name"] == "truth"
+
+
+class TestErrors:
+    def test_an_error_stands_against_its_event_alone(self, desk: Desk) -> None:
+        error = Misconfigured("60011", "no permission", "/user/get")
+        knows(desk, {U1: error, U2: a_user("u2")})
+        outcome = desk.apply(
+            an_event(users=["u1"], event_id="bad"),
+            an_event(users=["u2"], event_id="good"),
+            an_event(users=["u1", "u2"], event_id="both"),
+        )
+        assert outcome.final == desk.statuses() == {"good": "applied"}
+        assert outcome.errors == {"bad": error, "both": error}
+        assert [row["userid"] for row in desk.rows(tables.users)] == ["u2"]
+
+    def test_an_error_changes_nothing(self, desk: Desk) -> None:
+        desk.write({U1: a_user(departments={2: 1})})
+        before = desk.user(), desk.rows(tables.department_members)
+        knows(desk, {U1: Transient("-1", "busy")})
+        desk.apply(an_event(users=["u1"]))
+        assert (desk.user(), desk.rows(tables.department_members)) == before
+
+    def test_rows_and_final_status_are_committed_together(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        with pytest.raises(ValueError, match="out of range"):
+            desk.apply(an_event(users=["u1"], occurred_at=10**18))
+        assert (desk.rows(tables.users), desk.rows(tables.events), desk.rows(tables.reads)) == ([], [], [])
+
+
+class TestEcho:
+    def due_times(self, desk: Desk) -> dict[str, tuple[int, str, str | None]]:
+        rows = desk.rows(tables.reads)
+        return {row["entity_id"]: (row["due_at"], row["cause"], row["event_id"]) for row in rows}
+
+    def test_what_an_event_names_is_read_once_more_when_it_has_settled(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(), U2: a_user("u2")})
+        accepted = desk.clock.now()
+        outcome = desk.apply(an_event(users=["u1", "u2"], event_id="e1"), accepted=accepted)
+        due = accepted.micros + 60 * SECOND
+        assert self.due_times(desk) == {"u1": (due, "echo", "e1"), "u2": (due, "echo", "e1")}
+        assert outcome.next_due == due
+
+    def test_of_several_events_the_last_counts(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        first = desk.clock.now()
+        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=first)
+        second = desk.clock.now()
+        desk.apply(an_event(users=["u1"], event_id="e2"), accepted=second)
+        desk.apply(an_event(users=["u1"], event_id="late"), accepted=first)
+        assert self.due_times(desk) == {"u1": (second.micros + 60 * SECOND, "echo", "e2")}
+
+    def test_a_folded_event_has_its_echo_too(self, desk: Desk) -> None:
+        accepted = desk.clock.now()
+        desk.write({U1: a_user()})
+        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted)
+        assert self.due_times(desk) == {"u1": (accepted.micros + 60 * SECOND, "echo", "e1")}
+
+    @pytest.mark.parametrize(("past", "echoes"), [(59, 1), (61, 0)])
+    def test_a_read_that_began_after_it_settled_needs_none(self, desk: Desk, past: int, echoes: int) -> None:
+        knows(desk, {U1: a_user()})
+        now = desk.clock.now()
+        desk.apply(an_event(users=["u1"]), accepted=Moment(now.micros - past * SECOND, now.life))
+        assert len(self.due_times(desk)) == echoes
+
+    def test_for_an_event_of_another_life_the_read_itself_is_the_beginning(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=Moment(1, "another"))
+        assert self.due_times(desk) == {"u1": (desk.user()["read_begun"] + 60 * SECOND, "echo", "e1")}
+
+    def test_without_credentials_there_is_none(self, desk: Desk) -> None:
+        desk.script.able = False
+        knows(desk, {U1: Absence.UNREAD})
+        assert desk.apply(an_event(users=["u1"], event_id="e1")).final == {"e1": "applied"}
+        assert self.due_times(desk) == {}
+
+    def test_an_ignored_org_remove_has_its_echo(self, desk: Desk) -> None:
+        """A stale answer may still show a corp that is dissolved."""
+        knows(desk, {ROOT: a_department(1, None)})
+        desk.apply(an_event("org_remove", event_id="e1"))
+        assert self.due_times(desk).keys() == {"1"}
+
+    def test_an_echo_leaves_no_echo(self, desk: Desk) -> None:
+        desk.settle_seconds = 0.02
+        knows(desk, {U1: a_user(name="stale")})
+        desk.apply(an_event(users=["u1"], event_id="e1"))
+        knows(desk, {U1: a_user(name="truth")})
+        wait_until(lambda: desk.clock.now().micros > self.due_times(desk)["u1"][0], 5, "the echo")
+        desk.apply(taken=desk.take())
+        assert desk.user()["name"] == "truth"
+        assert desk.script.asked == [U1, U1]
+        assert (self.due_times(desk), desk.take()) == ({}, [])
+        # Why it was read again is the event that told of it first.
+        assert [row["event_id"] for row in desk.rows(tables.changes)] == ["e1", "e1"]
+
+    def test_an_event_that_comes_with_an_echo_shares_its_read_and_has_one_of_its_own(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        echo = taken(desk, U1)
+        accepted = desk.clock.now()
+        assert desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted, taken=echo).final == {
+            "e1": "applied"
+        }
+        assert desk.script.asked == [U1]
+        assert self.due_times(desk) == {"u1": (accepted.micros + 60 * SECOND, "echo", "e1")}
+
+
+class TestTakenReads:
+    def test_one_that_was_asked_for_anew_meanwhile_stays(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        read = taken(desk, U1)
+        desk.script.meanwhile = lambda: schedule(desk, Due(U1, 5, "mark"))
+        desk.apply(taken=read)
+        assert len(desk.take()) == 1
+
+    def test_one_that_was_overtaken_is_made_again(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(name="truth")})
+        read = taken(desk, U1)
+        others = desk.refresher.note([U1])
+        desk.script.meanwhile = lambda: desk.write({U1: a_user(name="stale")}, others)
+        desk.apply(taken=read)
+        assert desk.script.asked == [U1, U1]
+        assert (desk.user()["name"], desk.rows(tables.reads)) == ("truth", [])
+
+    @pytest.mark.parametrize(
+        ("error", "attempts", "wait"),
+        [
+            (Transient("-1", "busy"), 1, 2.0),
+            (Throttled("90018", "too many", wait=7.0), 0, 7.0),
+            (Misconfigured("60011", "no permission"), 1, 2.0),
+        ],
+    )
+    def test_one_without_an_answer_is_put_off(self, desk: Desk, error: ApiError, attempts: int, wait: float) -> None:
+        knows(desk, {U1: error})
+        before = desk.clock.now().micros
+        outcome = desk.apply(taken=taken(desk, U1))
+        row = desk.row(tables.reads)
+        assert (row["attempts"], row["error"]) == (attempts, str(error))
+        assert 0 <= row["due_at"] - before - wait * SECOND < 5 * SECOND
+        assert outcome.late == {U1: error}
+        assert outcome.next_due == row["due_at"]
+
+    def test_what_an_answer_asks_for_is_due_at_once(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2)})
+        desk.apply(an_event(users=["u1"], event_id="e1"))
+        due = desk.take()
+        assert [read.entity for read in due] == [department(2)]
+        desk.apply(taken=due)
+        # The change that it finds tells the event that led to it.
+        assert {row["entity"]: row["event_id"] for row in desk.rows(tables.changes)} == {
+            "user": "e1", "department": "e1",
+        }  # fmt: skip
+        assert [read.entity for read in desk.take()] == [ROOT]
+
+    def test_what_was_read_in_the_same_go_is_not_asked_for(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2)})
+        desk.write({ROOT: a_department(1, None)})
+        desk.apply(an_event(users=["u1"]), an_event("org_dept_create", departments=[2]))
+        assert desk.take() == []
+
+    def test_a_department_that_is_gone_has_its_members_read(self, desk: Desk) -> None:
+        desk.write({ROOT: a_department(1, None), department(2): a_department(2), U1: a_user(departments={2: 1})})
+        knows(desk, {department(2): Absence.GONE, U1: a_user(departments={1: 1})})
+        desk.apply(an_event("org_dept_remove", departments=[2]))
+        desk.apply(taken=desk.take())
+        assert [row["dept_id"] for row in desk.rows(tables.department_members)] == [1]
+
+
+class TestOrgRemove:
+    def remove(self, desk: Desk, answer: Answer) -> dict[str, Any]:
+        knows(desk, {ROOT: answer})
+        desk.apply(an_event("org_remove", event_id="e1"))
+        return desk.row(tables.events)
+
+    def test_it_is_ignored_while_the_root_department_can_be_read(self, desk: Desk) -> None:
+        desk.write({ROOT: a_department(1, None), U1: a_user()})
+        row = self.remove(desk, a_department(1, None))
+        assert row["status"] == "ignored"
+        assert "the corp was not dissolved" in row["error"]
+        assert desk.user()["deleted_at"] is None
+
+    @pytest.mark.parametrize("answer", [Absence.DISSOLVED, Absence.GONE, Absence.UNREAD])
+    def test_the_corp_is_dissolved_otherwise(self, desk: Desk, answer: Absence) -> None:
+        desk.write({ROOT: a_department(1, None), U1: a_user(departments={1: 1})})
+        assert self.remove(desk, answer)["status"] == "applied"
+        assert desk.row(tables.corps)["status"] == "dissolved"
+        assert desk.user()["deleted_at"] is not None
+        assert desk.rows(tables.department_members) == []
+
+    def test_whether_it_is_dissolved_is_asked_anew(self, desk: Desk) -> None:
+        """A committed read that began later covers any other event."""
+        accepted = desk.clock.now()
+        desk.write({ROOT: a_department(1, None)})
+        knows(desk, {ROOT: Absence.DISSOLVED})
+        desk.apply(an_event("org_remove"), accepted=accepted)
+        assert desk.script.asked == [ROOT]
+        assert desk.row(tables.corps)["status"] == "dissolved"
+
+    def test_other_events_of_the_corp_in_the_same_batch_end_with_it(self, desk: Desk) -> None:
+        desk.write({ROOT: a_department(1, None), U1: a_user(), roles(): a_role_list({1: {11: "a"}})})
+        knows(desk, dict.fromkeys((ROOT, U1, U2, roles()), Absence.DISSOLVED))
+        desk.apply(
+            an_event(users=["u1", "u2"], event_id="e1"),
+            an_event("org_remove", event_id="e2"),
+            an_event("label_conf_modify", roles=[11], event_id="e3"),
+        )
+        assert desk.statuses() == {"e1": "applied", "e2": "applied", "e3": "applied"}
+        for table in (tables.corps, tables.users, tables.departments, tables.roles):
+            assert desk.rows(table, deleted_at=None) == []
+        assert list(chain_breaks(desk.rows(tables.changes))) == []
+
+
+class TestOwedJobs:
+    @pytest.fixture
+    def wanted(self, desk: Desk) -> list[str]:
+        """Functions for every change, and for two types of event; their names."""
+
+        def changed(change: object, directory: object) -> None: ...
+
+        def happened(event: object, directory: object) -> None: ...
+
+        desk.registry.on_change("user", "department", "role", "role_group", "corp")(changed)
+        desk.registry.on("user_add_org", "user_modify_org", "org_remove")(happened)
+        return desk.registry.names()
+
+    def test_an_event_and_its_change_owe_a_job_each(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user()})
+        outcome = desk.apply(an_event(users=["u1"], event_id="e1"))
+        (seq,) = [row["seq"] for row in desk.rows(tables.changes)]
+        assert owed(desk) == [(wanted[0], "e1", seq), (wanted[1], "e1", None)]
+        assert outcome.lanes == {row["lane"] for row in desk.rows(tables.outbox)}
+        assert len(outcome.lanes) == 2
+
+    def test_a_folded_event_owes_its_job_too(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user()})
+        desk.apply(*(an_event(users=["u1"], event_id=name) for name in ("e1", "e2")))
+        assert [event_id for function, event_id, _ in owed(desk) if function == wanted[1]] == ["e1", "e2"]
+
+    def test_a_repeat_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user()})
+        event = an_event(users=["u1"])
+        desk.apply(event)
+        before = owed(desk)
+        desk.apply(event)
+        assert owed(desk) == before
+
+    def test_changes_of_one_entity_share_a_lane_in_their_order(self, desk: Desk, wanted: list[str]) -> None:
+        for name in "abc":
+            knows(desk, {U1: a_user(name=name)})
+            desk.apply(an_event("label_user_change", users=["u1"]))
+        rows = desk.rows(tables.outbox)
+        assert len({row["lane"] for row in rows}) == 1
+        assert [row["change_seq"] for row in rows] == [row["seq"] for row in desk.rows(tables.changes)]
+
+    def test_a_failed_event_owes_its_job_once_it_is_applied(self, desk: Desk, wanted: list[str]) -> None:
+        event = an_event(users=["u1"], event_id="e1")
+        desk.folder.fail(fold.Waiting(event, desk.clock.now()), "given up")
+        assert owed(desk) == []
+        knows(desk, {U1: a_user()})
+        desk.apply(event)
+        assert (wanted[1], "e1", None) in owed(desk)
+
+    def test_a_replay_reads_again_keeps_its_row_and_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user(name="old")})
+        desk.apply(an_event(users=["u1"], event_id="e1"))
+        before, told = owed(desk), desk.rows(tables.events)
+        knows(desk, {U1: a_user(name="new", departments={2: 1})})
+        desk.apply(an_event(users=["u1"], event_id="e1", via="replay"))
+        assert (desk.user()["name"], len(desk.changes())) == ("new", 2)
+        assert (owed(desk), desk.rows(tables.events)) == (before, told)
+
+    def test_a_copy_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user(), ROOT: a_department(1, None), roles(): a_role_list({1: {11: "a"}})})
+        for entity in (ROOT, roles(), U1):
+            desk.apply(taken=taken(desk, entity, Priority.COPY))
+        assert {entity for entity, _, _ in desk.changes()} == {"corp", "department", "role", "role_group", "user"}
+        assert owed(desk) == []
+
+    @pytest.mark.parametrize("cause", ["copy", "replay"])
+    def test_what_a_copy_or_a_replay_finds_on_its_way_owes_nothing_either(
+        self, desk: Desk, wanted: list[str], cause: str
+    ) -> None:
+        """A user may come before its department, whose own read is still ahead."""
+        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2), ROOT: a_department(1, None)})
+        if cause == "copy":
+            late = Due(department(2), desk.clock.now().micros, "copy", None, Priority.COPY)
+            first = taken(desk, U1, Priority.COPY)
+            schedule(desk, late)
+            desk.apply(taken=first)
+        else:
+            desk.apply(an_event(users=["u1"], via="replay"))
+        while due := desk.take():
+            desk.apply(taken=due)
+        assert desk.row(tables.departments, dept_id=2)["fetched_at"] is not None
+        assert owed(desk) == []
+
+    def test_what_an_event_finds_on_its_way_owes_its_jobs(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2), ROOT: a_department(1, None)})
+        schedule(desk, Due(department(2), desk.clock.now().micros, "copy", None, Priority.COPY))
+        desk.apply(an_event("label_user_change", users=["u1"]))
+        while due := desk.take():
+            desk.apply(taken=due)
+        kinds = {row["seq"]: row["entity"] for row in desk.rows(tables.changes)}
+        assert {kinds[seq] for _, _, seq in owed(desk) if seq} == {"user", "department", "corp"}
+
+    def test_an_echo_owes_the_jobs_of_what_it_finds(self, desk: Desk, wanted: list[str]) -> None:
+        desk.settle_seconds = 0.02
+        knows(desk, {U1: a_user(name="stale")})
+        desk.apply(an_event("label_user_change", users=["u1"], event_id="e1"))
+        knows(desk, {U1: a_user(name="truth")})
+        wait_until(lambda: desk.apply(taken=desk.take()) and len(desk.changes()) == 2, 5, "the echo")
+        assert [(function, event_id) for function, event_id, _ in owed(desk)] == [(wanted[0], "e1")] * 2
+
+    def test_an_ignored_event_owes_its_job(self, desk: Desk, wanted: list[str]) -> None:
+        desk.write({ROOT: a_department(1, None)})
+        knows(desk, {ROOT: a_department(1, None)})
+        desk.apply(an_event("org_remove", event_id="e1"))
+        assert (desk.statuses(), owed(desk)) == ({"e1": "ignored"}, [(wanted[1], "e1", None)])
+
+
+def test_the_final_row_tells_when(desk: Desk) -> None:
+    knows(desk, {U1: a_user()})
+    accepted = desk.clock.now()
+    desk.apply(an_event(users=["u1"]), accepted=accepted)
+    row = desk.row(tables.events)
+    assert row["received_at"] == datetime.fromtimestamp(accepted.micros / SECOND, UTC)
+    assert 0 <= (row["applied_at"] - row["received_at"]).total_seconds() < 30

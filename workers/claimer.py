@@ -1,0 +1,151 @@
+"""An RQ worker of our own kind: it takes jobs by claims under a lease, and ends only when it is told to."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+import redis
+import structlog
+from rq import SimpleWorker
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.job_lifecycle import record_job_failure
+from rq.serializers import JSONSerializer
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from workers.claims import RENEW_SECONDS, Claim, Claims
+
+#: Seconds that an idle worker sleeps at most; what does not wake it (a requeue by hand) is seen then.
+IDLE_SECONDS = 1.0
+#: Seconds between two looks for the claims of dead workers.
+SWEEP_SECONDS = 2.0
+#: Seconds between two signs of life in RQ's own registry, and until RQ believes this worker dead.
+HEARTBEAT_SECONDS = 10.0
+WORKER_TTL = 60
+#: Seconds to wait for a Redis or a datastore that is away, doubled up to the second.
+AWAY_SECONDS = (0.25, 10.0)
+#: Seconds after which a turn hangs: above a job's timeout and the longest ban of DingTalk. And the exit code then.
+TURN_SECONDS, HANGS = 900.0, 70
+#: What Redis and the datastore raise while they are away; nobody's fault among the jobs at hand.
+AWAY = (redis.RedisError, OperationalError, InterfaceError)
+
+log = structlog.get_logger()
+
+
+class Claimer(SimpleWorker):
+    """Shows itself as an RQ worker; what it does with its claims is its child's affair."""
+
+    def __init__(self, names: Sequence[str], connection: redis.Redis) -> None:
+        """`names` are the queues; the first of them goes first in every round."""
+        super().__init__(
+            list(names),
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL,
+            log_job_description=False,
+        )
+        self.claims = Claims(connection, self.name, names)
+        self.stopping = threading.Event()
+        #: Seconds until the first job that was put off comes due.
+        self.put_off_due: float | None = None
+        self._began = time.monotonic()
+        self._swept = self._beaten = 0.0
+        #: Whether claims may lie in Redis that this process knows nothing of.
+        self._unsure = False
+
+    def turn(self) -> bool:
+        """Take what waits and do it; whether there was anything."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Sleep until there may be something to do."""
+        limits = [IDLE_SECONDS] if self.put_off_due is None else [IDLE_SECONDS, self.put_off_due]
+        self.claims.wait(min(limits))
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then what is held is finished or given back."""
+        self.bootstrap(logging_level="WARNING")
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        renewing = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
+        renewing.start()
+        failures = 0
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self._began = time.monotonic()
+                    if not self.turn():
+                        self.wait()
+                    failures = 0
+                except AWAY as error:
+                    failures += 1
+                    self._unsure = True
+                    self._wait_for(error, failures)
+        finally:
+            self.stopping.set()
+            renewing.join()
+            self._leave()
+
+    def upkeep(self) -> None:
+        """Before each turn: claims of the dead, a sign of life, and what an error left unclear."""
+        if self._unsure:
+            self.claims.give_back()
+            self._unsure = False
+        now = time.monotonic()
+        if now - self._swept > SWEEP_SECONDS:
+            self._swept = now
+            if returned := self.claims.sweep():
+                log.warning("took back what a dead worker held", jobs=returned)
+        if now - self._beaten > HEARTBEAT_SECONDS:
+            self._beaten = now
+            self.heartbeat()
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Into RQ's failed registry, with the reason, where it can be requeued."""
+        log.error("given up", job=claim.job_id, queue=claim.queue, reason=reason.partition("\n")[0])
+        with self.connection.pipeline() as pipeline:
+            self.claims.drop(claim, pipeline)
+            try:
+                job = Job.fetch(claim.job_id, connection=self.connection, serializer=JSONSerializer)
+            except NoSuchJobError:
+                log.warning("somebody deleted the job meanwhile", job=claim.job_id)
+            else:
+                record_job_failure(job, reason, pipeline)
+                # Whoever requeues it by hand lets it begin anew.
+                pipeline.hdel(job.key, "number_of_retries", "suspect", "lone_deaths")
+                self.increment_failed_job_count(pipeline)
+            pipeline.execute()
+
+    def _shutdown(self) -> None:
+        """RQ calls this from its signal handler: stop after this turn, and wake from a sleep within IDLE_SECONDS."""
+        self.stopping.set()
+
+    def _wait_for(self, error: Exception, failures: int) -> None:
+        first, most = AWAY_SECONDS
+        away = "Redis" if isinstance(error, redis.RedisError) else "the datastore"
+        seconds = min(most, first * 2 ** min(failures - 1, 10))
+        log.warning("waiting", away=away, seconds=seconds, reason=first_line(error))
+        self.stopping.wait(seconds)
+
+    def _keep_lease(self) -> None:
+        while not self.stopping.wait(RENEW_SECONDS):
+            if time.monotonic() - self._began > TURN_SECONDS:
+                log.critical("hangs, and ends itself; what it holds is taken back", seconds=TURN_SECONDS)
+                os._exit(HANGS)
+            try:
+                self.claims.renew()
+            except redis.RedisError as error:
+                log.warning("the lease was not renewed", reason=type(error).__name__)
+
+    def _leave(self) -> None:
+        try:
+            self.claims.give_back()
+            self.claims.release()
+            self.teardown()  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            log.warning("left without a word to Redis; its claims are swept", reason=type(error).__name__)
+
+
+def first_line(error: BaseException) -> str:
+    """What a log may hold of an error."""
+    return str(error).partition("\n")[0]
