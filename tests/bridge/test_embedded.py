@@ -164,7 +164,7 @@ class TestStart:
 
 def keepers(var: Path) -> list[int]:
     """The processes that keep, or wait to keep, this folder's server."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = subprocess.run(["ps", "-wweo", "pid=,args="], check=True, stdout=subprocess.PIPE, text=True).stdout
     return [int(line.split()[0]) for line in found.splitlines() if line.endswith(f"-m bridge.embedded {var.resolve()}")]
 
 
