@@ -8,7 +8,7 @@ import redis
 import structlog
 
 from bridge import queues
-from workers.claimer import AWAY, IDLE_SECONDS, Claimer, first_line
+from workers.claimer import IDLE_SECONDS, Claimer, away, first_line
 from workers.claims import MAX_LONE_DEATHS, Claim
 from workers.errors import ApiError, Throttled
 from workers.fold import Folder, Waiting
@@ -110,9 +110,9 @@ class BatchWorker(Claimer):
         """Apply all in one go; where that fails for what one of them holds, each by itself."""
         try:
             outcome = self._folder.apply([waiting for _, waiting in batch.values()], taken)
-        except AWAY:
-            raise  # nobody's fault in this batch
         except Exception as error:
+            if away(error):
+                raise
             # One bad event fails alone, whatever its fault is.
             if len(batch) + len(taken) > 1:
                 for event_id, item in batch.items():
@@ -149,13 +149,19 @@ class BatchWorker(Claimer):
         first, most = RETRY_SECONDS
         seconds = min(most, first * 2 ** (attempts - 1)) * random.uniform(1.0, 1.25)  # noqa: S311
         log.warning(
-            "will try again", event=waiting.event.id, attempt=attempts, seconds=round(seconds, 1), reason=reason
+            "will try again", event_id=waiting.event.id, attempt=attempts, seconds=round(seconds, 1), reason=reason
         )
         self.claims.put_off(claim, seconds, attempts)
 
     def _give_up(self, claim: Claim, waiting: Waiting, reason: str) -> None:
         """The datastore first: whether an event is done is what its row says."""
-        self._folder.fail(waiting, reason)
+        try:
+            self._folder.fail(waiting, reason)
+        except Exception as error:
+            if away(error):
+                raise
+            # The row itself is what the datastore refuses; RQ's failed registry has the event then.
+            log.exception("no row for an event that is given up", event_id=waiting.event.id)
         self.fail(claim, reason)
 
     def _put_read_off(self, taken: Sequence[Taken], reason: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import redis
 import structlog
-from rq import SimpleWorker
+from rq import SimpleWorker, worker_registration
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from workers.claims import RENEW_SECONDS, Claim, Claims
 
@@ -27,8 +27,8 @@ WORKER_TTL = 60
 AWAY_SECONDS = (0.25, 10.0)
 #: Seconds after which a turn hangs: above a job's timeout and the longest ban of DingTalk. And the exit code then.
 TURN_SECONDS, HANGS = 900.0, 70
-#: What Redis and the datastore raise while they are away; nobody's fault among the jobs at hand.
-AWAY = (redis.RedisError, OperationalError, InterfaceError)
+#: PostgreSQL's classes of errors that pass: connection, resources, operator's intervention, lost races, locks.
+_PASSING_CLASSES = ("08", "53", "57", "40", "55")
 
 log = structlog.get_logger()
 
@@ -77,7 +77,9 @@ class Claimer(SimpleWorker):
                     if not self.turn():
                         self.wait()
                     failures = 0
-                except AWAY as error:
+                except (redis.RedisError, DBAPIError) as error:
+                    if not away(error):
+                        raise
                     failures += 1
                     self._unsure = True
                     self._wait_for(error, failures)
@@ -96,9 +98,16 @@ class Claimer(SimpleWorker):
             self._swept = now
             if returned := self.claims.sweep():
                 log.warning("took back what a dead worker held", jobs=returned)
-        if now - self._beaten > HEARTBEAT_SECONDS:
+        if self.birth_date is not None and now - self._beaten > HEARTBEAT_SECONDS:
             self._beaten = now
-            self.heartbeat()
+            self._show()
+
+    def _show(self) -> None:
+        """A sign of life; where Redis has been emptied, RQ learns of this worker anew."""
+        if not self.connection.exists(self.key):
+            self.connection.hset(self.key, mapping=self.serialize())
+        worker_registration.register(self)
+        self.heartbeat()
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Into RQ's failed registry, with the reason, where it can be requeued."""
@@ -122,9 +131,9 @@ class Claimer(SimpleWorker):
 
     def _wait_for(self, error: Exception, failures: int) -> None:
         first, most = AWAY_SECONDS
-        away = "Redis" if isinstance(error, redis.RedisError) else "the datastore"
+        what = "Redis" if isinstance(error, redis.RedisError) else "the datastore"
         seconds = min(most, first * 2 ** min(failures - 1, 10))
-        log.warning("waiting", away=away, seconds=seconds, reason=first_line(error))
+        log.warning("waiting", away=what, seconds=seconds, reason=first_line(error))
         self.stopping.wait(seconds)
 
     def _keep_lease(self) -> None:
@@ -144,6 +153,16 @@ class Claimer(SimpleWorker):
             self.teardown()  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
             log.warning("left without a word to Redis; its claims are swept", reason=type(error).__name__)
+
+
+def away(error: BaseException) -> bool:
+    """Whether Redis or the datastore is away: nobody's fault among the jobs at hand, and it passes."""
+    if isinstance(error, redis.RedisError):
+        return True
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or str(state)[:2] in _PASSING_CLASSES
 
 
 def first_line(error: BaseException) -> str:

@@ -42,12 +42,12 @@ MISSING_KEY = "bridge:missing"
 
 _CLAIM = """
 local claimed, lease, claimers, wake, worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local worker, limit, lease_ms, iso = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local worker, limit, lease_ms, iso, suspects = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
 redis.call('SET', lease, '1', 'PX', lease_ms)
 redis.call('SADD', claimers, worker)
 local now = tonumber(redis.call('TIME')[1])
 local names, soonest = {}, ''
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   local name = ARGV[i]
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:scheduled:' .. name, '-inf', now, 'LIMIT', 0, limit)) do
     redis.call('ZREM', 'rq:scheduled:' .. name, id)
@@ -55,6 +55,16 @@ for i = 5, #ARGV do
     redis.call('RPUSH', 'rq:queue:' .. name, id)
   end
   names[#names + 1] = name
+end
+if suspects then
+  -- Every other claim looks for a suspect first: one waits for a claim that holds nothing else.
+  for _, name in ipairs(names) do
+    local id = redis.call('LINDEX', 'rq:queue:' .. name, 0)
+    if id and redis.call('HEXISTS', 'rq:job:' .. id, 'suspect') == 1 then
+      names = {name}
+      break
+    end
+  end
 end
 local jobs, count = {}, 0
 while #names > 0 and count < limit do
@@ -81,7 +91,7 @@ while #names > 0 and count < limit do
   names = waiting
 end
 if count == 0 then
-  for i = 5, #ARGV do
+  for i = 6, #ARGV do
     redis.call('DEL', wake .. ARGV[i])
     local first = redis.call('ZRANGE', 'rq:scheduled:' .. ARGV[i], 0, 0, 'WITHSCORES')[2]
     if first and (soonest == '' or tonumber(first) < tonumber(soonest)) then soonest = first end
@@ -201,6 +211,7 @@ class Claims:
         self._connection = connection
         self._worker = worker
         self._queues = list(queues)
+        self._suspects = False
         self._claimed = f"bridge:claimed:{worker}"
         self._lease = f"bridge:lease:{worker}"
         self._worker_key = f"rq:worker:{worker}"
@@ -213,8 +224,9 @@ class Claims:
     def claim(self, limit: int) -> tuple[list[Claim], float | None]:
         """Up to `limit` jobs; where there are none, the seconds until one that was put off comes due."""
         keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
-        arguments: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), *self._queues]
-        found, soonest, now = self._claim_script(keys=keys, args=arguments)
+        self._suspects = not self._suspects
+        terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), int(self._suspects)]
+        found, soonest, now = self._claim_script(keys=keys, args=[*terms, *self._queues])
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]
         jobs = [

@@ -13,7 +13,7 @@ import structlog
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.engine import Connection
 
-from workers.claimer import AWAY, Claimer, first_line
+from workers.claimer import Claimer, first_line
 from workers.claims import MAX_LONE_DEATHS, Claim
 from workers.directory import Change, Event, StoreDirectory
 from workers.errors import UnknownJob
@@ -71,8 +71,6 @@ class JobWorker(Claimer):
                 JOB_TIMEOUT, JobTimeoutException, job_id=claim.job_id
             ):
                 job.function(argument, directory)
-        except AWAY:
-            raise  # whoever is away comes back; this was no attempt
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the function's, and counts as an attempt
             attempts = claim.attempts + 1
             if attempts > job.retries:

@@ -21,7 +21,6 @@ from rq.serializers import JSONSerializer
 
 from bridge import events, queues
 from bridge.accept import Acceptor
-from tests.servers import wait_until
 from tests.workers.helpers import an_event
 from workers import claims as module
 from workers.claims import Claim, Claims

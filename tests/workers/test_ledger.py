@@ -108,3 +108,9 @@ def test_jobs_owed_keep_their_order(desk: Desk) -> None:
         ("m.f", "jobs", "lane", "e1")
     }
     assert {(row["enqueued_at"], row["failed_at"]) for row in rows} == {(None, None)}
+
+
+@pytest.mark.parametrize("occurred_at", [10**18, -(10**18), -1])
+def test_a_time_that_is_none_is_null(desk: Desk, occurred_at: int) -> None:
+    record(desk, Verdict(an_event(occurred_at=occurred_at), STAMP, "applied"))
+    assert desk.row(tables.events)["occurred_at"] is None

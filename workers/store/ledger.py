@@ -11,6 +11,9 @@ from bridge.events import Event
 from workers.store.draft import Change, insert_ignoring, upsert
 from workers.store.tables import changes, events, outbox
 
+#: Seconds since 1970 beyond which there is no date: the year 9999.
+_END_OF_TIME = 253_370_764_800
+
 Status = Literal["applied", "folded", "ignored", "failed"]
 
 
@@ -92,4 +95,5 @@ def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
 
 
 def _time(count: int | None, per_second: int) -> datetime | None:
-    return None if count is None else datetime.fromtimestamp(count / per_second, UTC)
+    seconds = None if count is None else count / per_second
+    return None if seconds is None or not 0 <= seconds < _END_OF_TIME else datetime.fromtimestamp(seconds, UTC)
