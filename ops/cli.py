@@ -34,6 +34,7 @@ from workers import jobs
 from workers.clock import Clock
 from workers.copy import Copy
 from workers.errors import ApiError
+from workers.jobworker import JobWorker
 from workers.store import migrate
 from workers.store.engine import open_store
 
@@ -131,15 +132,15 @@ def jobs_command(names: Sequence[str]) -> None:
     registry = jobs.load_registry(config)
     wanted = list(names or registry.queues())
     if len(wanted) > 1:
-        # On several queues an RQ worker loses what it took when it is killed; on one it does not.
+        # A slow job of one queue holds up no other queue.
         Supervisor([Process(name, ["jobs", name]) for name in wanted], os.environ, _print_line).run(_until_told())
         return
     store = open_store(config.datastore.url)
     migrate.check(store)
-    store.close()
-    worker = jobs.make_worker(wanted, queues.connect(config, Patience.WORKER), registry, config.datastore.url)
+    worker = JobWorker(wanted, queues.connect(config, Patience.WORKER), store, registry)
     log.info("working", queue=wanted[0], functions=len(registry.names()))
-    worker.work(logging_level="WARNING", with_scheduler=True)
+    worker.run()
+    store.close()
 
 
 @main.command(epilog=example("dingbridge clock"))
@@ -151,7 +152,7 @@ def clock() -> None:
     connection = queues.connect(config, Patience.WORKER)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    dispatcher = jobs.Dispatcher(store, connection, jobs.load_registry(config))
+    dispatcher = jobs.Dispatcher(store, connection)
     Clock(connection, store, dispatcher, config.retention).run(_until_told())
 
 
@@ -190,9 +191,7 @@ def simulate(users: int, seed: int, callbacks: str | None) -> None:
 
 @main.command(epilog=example("dingbridge --demo change user_leave_org --count 3"))
 @click.argument("event", required=False)
-@click.option(
-    "--app", "app_name", help="The app whose organisation changes; the first by default."
-)
+@click.option("--app", "app_name", help="The app whose organisation changes; the first by default.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="How many changes.")
 @click.option("--generation", type=click.Choice(["A", "B", "mixed"]), default="mixed", help="Of the callbacks.")
 @click.option("--url", help="The simulator; the one that dingtalk.api names by default.")

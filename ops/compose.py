@@ -72,5 +72,5 @@ def open_parts(config: Config) -> Parts:
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:
     """A worker for these event queues."""
     queues.show_queues(parts.connection)
-    dispatcher = jobs.Dispatcher(parts.store, parts.connection, parts.registry)
+    dispatcher = jobs.Dispatcher(parts.store, parts.connection)
     return BatchWorker(names, parts.connection, parts.store, parts.folder, dispatcher)

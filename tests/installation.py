@@ -60,7 +60,8 @@ class Installation:
         if self.worker.turn():
             return False
         connection = self.parts.connection
-        left = [key for pattern in ("rq:queue:*", "rq:scheduled:*") for key in connection.keys(pattern)]
+        keys = (f"{kind}:{name}" for kind in ("rq:queue", "rq:scheduled") for name in queue_names())
+        left = [key for key in keys if connection.exists(key)]
         with self.parts.store.reading() as sql:
             left += sql.scalars(sa.select(tables.reads.c.entity_id)).all()
         if left:

@@ -11,7 +11,8 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from bridge.config import RetentionConfig
-from workers.jobs import FAILURE_TTL, Dispatcher, give_up, job_id
+from bridge.queues import FAILURE_TTL
+from workers.jobs import Dispatcher, give_up, job_id
 from workers.store.engine import Store
 from workers.store.tables import changes, events, outbox
 

@@ -49,7 +49,9 @@ class Copy:
     def run(self) -> Iterator[Progress]:
         """Copy, telling the progress after each step; it is complete when this ends. Raises ApiError."""
         yield from self._walk()
-        while self._work():
+        more = True
+        while more:
+            more = self._work()
             yield self._progress()
 
     def _walk(self) -> Iterator[Progress]:
@@ -89,6 +91,8 @@ class Copy:
             taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
         if taken:
             outcome = self._folder.apply([], taken)
+            for read in taken:
+                self._unread.pop(read.entity, None)
             for entity, error in outcome.late.items():
                 self._attempts[entity] += not isinstance(error, Throttled)
                 if error.permanent or self._attempts[entity] >= MAX_ATTEMPTS:

@@ -71,7 +71,7 @@ class JobWorker(Claimer):
                 JOB_TIMEOUT, JobTimeoutException, job_id=claim.job_id
             ):
                 job.function(argument, directory)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the function's, and counts as an attempt
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the function's; an attempt
             attempts = claim.attempts + 1
             if attempts > job.retries:
                 self._give_up(claim, outbox_id, traceback.format_exc())

@@ -8,7 +8,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from tests.workers.helpers import Desk
+from tests.workers.helpers import Desk, Shop
 from workers.moment import RedisClock
 from workers.store import migrate, tables
 from workers.store.engine import Store, open_store
@@ -48,6 +48,13 @@ def postgresql_desk(redis_url: str, stores: Stores) -> Iterator[Desk]:
     """The same on PostgreSQL alone, for what only several writers at a time can show."""
     with _desk(stores("postgresql"), redis_url) as made:
         yield made
+
+
+@pytest.fixture
+def shop(desk: Desk, redis_url: str) -> Iterator[Shop]:
+    """A desk with a queue of users' jobs and a worker for them."""
+    with redis.Redis.from_url(redis_url) as connection:
+        yield Shop(desk, connection)
 
 
 @contextmanager

@@ -6,13 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import redis
 import sqlalchemy as sa
+from rq import Queue
+from rq.job import Job
+from rq.registry import ScheduledJobRegistry
+from rq.serializers import JSONSerializer
 
 from bridge.events import Entity, Event, Via
 from tests.installation import CORP
 from workers import answers
 from workers.errors import ApiError
 from workers.fold import Folder, Outcome, Waiting
+from workers.jobs import Dispatcher
+from workers.jobworker import JobWorker
 from workers.moment import Moment, RedisClock
 from workers.readers import Answer
 from workers.refresh import Noted, Refresher
@@ -185,6 +192,57 @@ class Desk:
         """Entity, id and operation of every change, in order."""
         where = {} if entity is None else {"entity": entity}
         return [(row["entity"], row["entity_id"], row["operation"]) for row in self.rows(tables.changes, **where)]
+
+
+@dataclass
+class Shop:
+    """A desk whose users' jobs are enqueued and run in this process."""
+
+    desk: Desk
+    connection: redis.Redis
+    #: What `keep` was called with.
+    called: list[Any] = field(default_factory=list)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.desk.store, self.connection)
+
+    def worker(self) -> JobWorker:
+        return JobWorker(["jobs"], self.connection, self.desk.store, self.desk.registry)
+
+    def keep(self, argument: Any, directory: Any) -> None:
+        """A user's function."""
+        self.called.append(argument)
+
+    def happen(self, *happened: Event, given: Mapping[Entity, Answer] | None = None) -> None:
+        """Apply these events, with these answers, and enqueue what they owe."""
+        self.desk.script.answers |= given or {}
+        self.dispatcher.dispatch(self.desk.apply(*happened).lanes)
+
+    def work(self) -> None:
+        """Run jobs until none waits."""
+        worker = self.worker()
+        while worker.turn():
+            pass
+
+    def queue(self, name: str = "jobs") -> Queue:
+        return Queue(name, connection=self.connection, serializer=JSONSerializer)
+
+    def job(self, job_id: str) -> Job:
+        return Job.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
+
+    def reason(self, job_id: str) -> str:
+        """Why a job failed."""
+        result = self.job(job_id).latest_result()
+        return "" if result is None else str(result.exc_string)
+
+    def owed(self) -> list[dict[str, Any]]:
+        return self.desk.rows(tables.outbox)
+
+    def due_now(self) -> None:
+        """What was put off need not wait."""
+        for job_id in ScheduledJobRegistry(queue=self.queue()).get_job_ids():
+            self.connection.zadd("rq:scheduled:jobs", {job_id: 1}, xx=True)
 
 
 def chain_breaks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,0 +1,234 @@
+"""A full copy: what it finds, what it costs, and what it does where something cannot be read."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bridge import events
+from ops import compose
+from simulator.tenant import View
+from tests.installation import CORP, Installation, installed
+from tests.truth import differences
+from workers.answers import Scope
+from workers.copy import Copy, Progress
+from workers.dingtalk import ROLE_GROUPS_PAGE, DingTalk
+from workers.errors import Gone, Transient
+from workers.fold import Folder
+from workers.refresh import Refresher
+from workers.registry import Registry
+from workers.store import tables
+from workers.store.draft import ChangeKind
+
+
+@pytest.fixture
+def place(redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with installed(redis_url, datastore_url, tmp_path, users=40) as installation:
+        yield installation
+
+
+@pytest.fixture
+def one_place(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+    """On SQLite alone, for what the datastore has no part in."""
+    with installed(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, users=40) as installation:
+        yield installation
+
+
+def the_client(place: Installation) -> DingTalk:
+    found = place.parts.readers.client(CORP)
+    assert found is not None
+    return found
+
+
+def start(place: Installation, client: Any = None, folder: Folder | None = None) -> Iterator[Progress]:
+    parts = place.parts
+    return Copy(parts.store, parts.clock, folder or parts.folder, client or the_client(place), CORP).run()
+
+
+def copy(place: Installation, client: Any = None, folder: Folder | None = None) -> Progress:
+    """A whole copy; how it ended."""
+    return list(start(place, client, folder))[-1]
+
+
+def grant(place: Installation, departments: Sequence[int] = (), users: Sequence[str] = ()) -> None:
+    """What the app may see from now on."""
+    access = place.simulator.app("acme").access
+    access.authed_dept, access.authed_user = tuple(departments), tuple(users)
+
+
+def living(place: Installation, table: sa.Table, key: str) -> set[Any]:
+    """What is there and visible."""
+    return {row[key] for row in place.rows(table) if row["deleted_at"] is None and row["visible"]}
+
+
+def below(place: Installation, dept_id: int) -> set[int]:
+    """A department with all that lie under it."""
+    view = View(place.simulator.tenants[CORP])
+    return {key for key in place.simulator.tenants[CORP].departments.rows if dept_id in view.ancestors(key)}
+
+
+def members(place: Installation, departments: set[int]) -> set[str]:
+    users = place.simulator.truth("acme")["users"]
+    return {row["userid"] for row in users if any(own["dept_id"] in departments for own in row["departments"])}
+
+
+def a_branch(place: Installation) -> int:
+    """A department other than the root that has some below it, or members."""
+    tenant = place.simulator.tenants[CORP]
+    return max((key for key in tenant.departments.rows if key != 1), key=lambda key: len(below(place, key)))
+
+
+@dataclass
+class Partly:
+    """A client that cannot list one department."""
+
+    whole: DingTalk
+    broken: int
+
+    def scopes(self, *, live: bool = True) -> Scope:
+        return self.whole.scopes(live=live)
+
+    def sub_departments(self, dept_id: int, *, live: bool = True) -> list[int]:
+        if dept_id == self.broken:
+            raise Transient("-1", "busy", "/topapi/v2/department/listsubid")
+        return self.whole.sub_departments(dept_id, live=live)
+
+    def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
+        return self.whole.user_ids(dept_id, live=live)
+
+
+def test_the_datastore_equals_the_tenant(place: Installation) -> None:
+    steps = list(start(place))
+    assert differences(place) == []
+    assert steps[-1].faults == []
+    assert steps[-1].read == steps[-1].found
+    assert [step.found for step in steps] == sorted(step.found for step in steps)
+    truth = place.simulator.truth("acme")
+    assert steps[-1].found == len(truth["users"]) + len(truth["departments"]) + 1
+    assert place.rows(tables.reads) == []
+
+
+def test_it_makes_no_call_too_many(one_place: Installation) -> None:
+    copy(one_place)
+    truth = one_place.simulator.truth("acme")
+    departments, users = len(truth["departments"]), len(truth["users"])
+    assert one_place.simulator.calls.as_dict()["calls"] == {
+        "/gettoken": 1,
+        "/auth/scopes": 1,
+        "/topapi/v2/department/listsubid": departments,
+        "/topapi/user/listid": departments,
+        "/topapi/v2/department/get": departments,
+        "/topapi/v2/user/get": users,
+        "/topapi/role/list": math.ceil(len(truth["role_groups"]) / ROLE_GROUPS_PAGE),
+    }
+
+
+def test_a_first_copy_runs_no_functions(redis_url: str, tmp_path: Path) -> None:
+    with installed(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, users=300) as place:
+        registry = Registry()
+        kinds: list[ChangeKind] = ["user", "department", "role", "role_group", "corp"]
+        registry.on_change(*kinds)(lambda change, directory: None)
+        parts = place.parts
+        folder = Folder(Refresher(parts.store, parts.clock, parts.readers), registry, 1.0)
+        copy(place, folder=folder)
+        assert {row["entity"] for row in place.rows(tables.changes)} == set(kinds)
+        assert place.rows(tables.outbox) == []
+        assert differences(place) == []
+
+
+def test_it_is_complete_though_a_worker_reads_beside_it(place: Installation) -> None:
+    parts = place.parts
+    beside = compose.sync_worker(parts, events.queue_names())
+    steps = start(place)
+    for _ in steps:
+        beside.turn()
+    assert differences(place) == []
+
+
+@pytest.mark.parametrize("finisher", ["another copy", "the workers"])
+def test_what_a_copy_that_was_broken_off_has_found_is_not_lost(
+    redis_url: str, datastore_url: str, tmp_path: Path, finisher: str
+) -> None:
+    with installed(redis_url, datastore_url, tmp_path, users=100) as place:
+        steps = start(place)
+        while next(steps).read == 0:
+            pass
+        steps.close()
+        assert differences(place) != []
+        if finisher == "another copy":
+            assert copy(place).faults == []
+        else:
+            place.work_off()
+        assert differences(place) == []
+
+
+def test_a_second_copy_changes_nothing(place: Installation) -> None:
+    copy(place)
+    before = place.rows(tables.changes)
+    copy(place)
+    assert place.rows(tables.changes) == before
+
+
+def test_it_finds_what_no_event_told(place: Installation) -> None:
+    copy(place)
+    for _ in range(30):
+        place.simulator.change("acme", deliver=False)
+    copy(place)
+    # What is gone without a word is no part of a copy; the comparison finds it.
+    assert [line for line in differences(place) if "DingTalk None" not in line] == []
+
+
+def test_only_what_the_app_may_see_is_copied(place: Installation) -> None:
+    branch = a_branch(place)
+    grant(place, [branch])
+    last = copy(place)
+    place.work_off()
+    assert last.faults == []
+    assert living(place, tables.departments, "dept_id") == below(place, branch)
+    assert living(place, tables.users, "userid") == members(place, below(place, branch))
+
+
+def test_single_users_in_the_scope_are_copied_too(place: Installation) -> None:
+    branch = a_branch(place)
+    inside = members(place, below(place, branch))
+    outside = next(row["userid"] for row in place.simulator.truth("acme")["users"] if row["userid"] not in inside)
+    grant(place, [branch], [outside])
+    copy(place)
+    place.work_off()
+    assert living(place, tables.users, "userid") == inside | {outside}
+
+
+def test_a_department_that_cannot_be_listed_is_named_and_stops_nothing(place: Installation) -> None:
+    leaf = max(key for key in place.simulator.tenants[CORP].departments.rows if below(place, key) == {key})
+    last = copy(place, Partly(the_client(place), leaf))
+    (fault,) = last.faults
+    assert f"department {leaf} cannot be listed" in fault
+    assert "busy" in fault
+    others = set(place.simulator.tenants[CORP].departments.rows) - {leaf}
+    assert living(place, tables.departments, "dept_id") == others | {leaf}
+    assert living(place, tables.users, "userid") >= members(place, others)
+
+
+def test_what_cannot_be_read_is_named_and_stops_nothing(one_place: Installation) -> None:
+    access = one_place.simulator.app("acme").access
+    access.permissions = access.permissions - {"qyapi_get_member"}
+    last = copy(one_place)
+    truth = one_place.simulator.truth("acme")
+    assert len(last.faults) >= len(truth["users"])
+    assert all("60011" in fault for fault in last.faults)
+    # No fault names a person.
+    assert not any(row["userid"] in fault for fault in last.faults for row in truth["users"])
+    assert living(one_place, tables.departments, "dept_id") == {row["dept_id"] for row in truth["departments"]}
+    access.permissions = access.permissions | {"qyapi_get_member"}
+    assert copy(one_place).faults == []
+    assert differences(one_place) == []
+
+
+def test_one_that_cannot_begin_says_so(one_place: Installation) -> None:
+    one_place.simulator.change("acme", "org_remove", deliver=False)
+    with pytest.raises(Gone):
+        copy(one_place)
