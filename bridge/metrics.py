@@ -21,7 +21,7 @@ class Metrics:
         registry = CollectorRegistry()
         self.events = Counter(
             "dingbridge_events_total",
-            "Events that callbacks brought, by what became of them: accepted, repeated or checked.",
+            "Events that callbacks brought, by what became of them: accepted, repeated, spooled or checked.",
             ["app", "type", "outcome"],
             registry=registry,
         )

@@ -10,11 +10,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bridge import crypto, events
-from bridge.accept import Acceptor
 from bridge.config import AppConfig, Config
 from bridge.crypto import SUITE_CREATION_OWNER, Key, Opened
 from bridge.errors import MalformedCallback, NotDurable, Refused, UnknownApp
+from bridge.intake import Intake
 from bridge.metrics import Metrics
+from bridge.spool import Spool
 
 #: Bytes; DingTalk documents no limit, its own payloads are a few kilobytes.
 MAX_BODY = 1 << 20
@@ -65,7 +66,7 @@ class App:
 
 
 def create_receiver(config: Config, connection: redis.Redis) -> Flask:
-    """The WSGI app; `connection` is a client of Patience.RECEIVER."""
+    """The WSGI app, with its drainer at work; `connection` is a client of Patience.RECEIVER."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     app.url_map.strict_slashes = False  # DingTalk refuses redirects (errcode 71012)
@@ -74,7 +75,8 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         hops = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
     apps = {app_config.name: App(app_config) for app_config in config.apps}
-    acceptor, metrics = Acceptor(connection), Metrics()
+    intake, metrics = Intake(connection, Spool(config.var / "spool")), Metrics()
+    intake.start()
 
     @app.post("/callback/<name>", provide_automatic_options=False)
     def callback(name: str) -> Response:
@@ -83,9 +85,9 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
             raise UnknownApp
         opened = target.open()
         parsed = events.parse(opened.message, target.name, target.corp_id)
-        fresh = acceptor.accept(parsed.events) if parsed.events else []
-        for event, new in zip(parsed.events, fresh, strict=True):
-            metrics.count(name, event.type, "accepted" if new else "repeated")
+        outcomes = intake.take(parsed.events) if parsed.events else []
+        for event, outcome in zip(parsed.events, outcomes, strict=True):
+            metrics.count(name, event.type, outcome)
         if not parsed.events:
             metrics.count(name, parsed.type, "checked")
         reply = target.seal(opened, parsed)
@@ -98,8 +100,10 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        up = _answers(connection)
-        return _json({"ready": up, "components": {"redis": "up" if up else "down"}}, 200 if up else 503)
+        components = intake.components()
+        ready = any(components.values())
+        shown = {name: "up" if up else "down" for name, up in components.items()}
+        return _json({"ready": ready, "components": shown}, 200 if ready else 503)
 
     @app.get("/metrics")
     def metrics_page() -> Response:
@@ -151,10 +155,3 @@ def _refusal(metrics: Metrics, apps: dict[str, App], status: int, reason: str) -
     metrics.refused.labels(app_name, str(status)).inc()
     log.warning("refused", app=app_name, status=status, reason=reason)
     return _json({"error": reason}, status)
-
-
-def _answers(connection: redis.Redis) -> bool:
-    try:
-        return bool(connection.ping())
-    except redis.RedisError:
-        return False

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -20,10 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy.exc import DBAPIError
 
 from bridge import config as configuration
-from bridge import events, queues
+from bridge import events, intake, queues
+from bridge.accept import Acceptor
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.queues import Patience
+from bridge.spool import Spool
 from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
@@ -137,7 +140,7 @@ def jobs_command(names: Sequence[str]) -> None:
         return
     store = open_store(config.datastore.url)
     migrate.check(store)
-    worker = JobWorker(wanted, queues.connect(config, Patience.WORKER), store, registry)
+    worker = JobWorker(wanted, compose.trusted_redis(config), store, registry)
     log.info("working", queue=wanted[0], functions=len(registry.names()))
     worker.run()
     store.close()
@@ -149,7 +152,7 @@ def clock() -> None:
     """Scheduled upkeep; safe to run several, one leads."""
     logs.configure("clock")
     config = configuration.load()
-    connection = queues.connect(config, Patience.WORKER)
+    connection = compose.trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
     dispatcher = jobs.Dispatcher(store, connection)
@@ -202,6 +205,17 @@ def change(event: str | None, app_name: str | None, count: int, generation: str,
     asked = {"app": app_name or config.apps[0].name, "event": event, "count": count, "generation": generation}
     for made in simulation.change(url or config.dingtalk.api, asked):
         click.echo(f"{made['event']} called back at {made['app']}")
+
+
+@main.command(epilog=example("dingbridge drain /mnt/receiver-2/var/spool"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def drain(folder: Path, as_json: bool) -> None:
+    """Feed in the spool of a host that does not come back."""
+    logs.configure("drain")
+    count = intake.drain(Spool(folder), Acceptor(queues.connect(configuration.load(), Patience.WORKER)))
+    _print({"events": count}, as_json, f"{count} events were new; what is drained is deleted")
 
 
 @main.command("migrate", epilog=example("dingbridge migrate"))

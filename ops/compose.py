@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import redis
 import urllib3
 
-from bridge import queues
+from bridge import queues, safety
 from bridge.config import AppConfig, Config
 from bridge.queues import Patience
 from workers import jobs
@@ -49,7 +49,7 @@ def open_parts(config: Config) -> Parts:
 
     Raises RedisUnusable, DatastoreOutdated, JobsModuleMissing.
     """
-    connection = queues.connect(config, Patience.WORKER)
+    connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
     budget = Budget(connection, config.dingtalk.calls_per_second)
@@ -67,6 +67,13 @@ def open_parts(config: Config) -> Parts:
     registry = jobs.load_registry(config)
     folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds)
     return Parts(config, connection, store, clock, readers, folder, registry)
+
+
+def trusted_redis(config: Config) -> redis.Redis:
+    """A client for workers. Raises RedisUnusable where a setting can lose events, RedisError where it is away."""
+    connection = queues.connect(config, Patience.WORKER)
+    safety.check(connection, config.redis.accept_unsafe)
+    return connection
 
 
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:

@@ -1,16 +1,18 @@
 """The receiver under gunicorn: `python -m ops.serve` in an environment where its processes share their metrics."""
 
+import contextlib
 import os
 import shutil
 import sys
 from typing import Any
 
+import redis
 import structlog
 from flask import Flask
 from prometheus_client import multiprocess
 
 from bridge import config as configuration
-from bridge import queues
+from bridge import queues, safety
 from bridge.config import Config
 from bridge.metrics import MULTIPROCESS_VARIABLE
 from bridge.queues import Patience
@@ -26,7 +28,13 @@ log = structlog.get_logger()
 
 
 def start(config: Config) -> None:
-    """Become the receiver: this process goes on as gunicorn's, with shared metrics."""
+    """Become the receiver: this process goes on as gunicorn's, with shared metrics.
+
+    Raises RedisUnusable where a setting of Redis can lose events. One that is away is told by the receiver itself, and
+    is no reason to stay away too: the spool takes what comes.
+    """
+    with contextlib.suppress(redis.RedisError):
+        safety.check(queues.connect(config, Patience.RECEIVER), config.redis.accept_unsafe)
     folder = config.var.resolve() / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
