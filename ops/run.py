@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +17,9 @@ from bridge import config as configuration
 from bridge import embedded
 from bridge.config import Config
 from bridge.errors import BridgeError
-from ops import compose, demo
+from ops import demo
 from ops.supervisor import Process, Supervisor, check_ports
 from ops.web import bind_address
-from workers.copy import Copy
 from workers.store import migrate
 from workers.store.engine import open_store
 
@@ -45,7 +46,7 @@ def run(as_demo: bool) -> None:
     screen.welcome(config, ports, as_demo)
     supervisor = Supervisor(_processes(config, ports, as_demo), environ, screen.say)
     if as_demo:
-        show = threading.Thread(target=_show, args=(config, ports, screen, stopping), daemon=True)
+        show = threading.Thread(target=_show, args=(config, environ, ports, screen, stopping), daemon=True)
         show.start()
     try:
         supervisor.run(stopping)
@@ -120,7 +121,9 @@ class Screen:
         self.say("run", line)
 
 
-def _show(config: Config, ports: Mapping[str, int], screen: Screen, stopping: threading.Event) -> None:
+def _show(
+    config: Config, environ: Mapping[str, str], ports: Mapping[str, int], screen: Screen, stopping: threading.Event
+) -> None:
     """The demonstration's course: a first copy, then changes, each told as it is applied."""
     simulator = f"http://127.0.0.1:{ports['simulate']}"
     http = urllib3.PoolManager(retries=False, timeout=5)
@@ -136,9 +139,10 @@ def _show(config: Config, ports: Mapping[str, int], screen: Screen, stopping: th
         _ask(http, f"{simulator}/_sim/traffic", {"per_second": demo.PER_SECOND})
         telling = threading.Thread(target=_tell, args=(config, screen, stopping), daemon=True)
         telling.start()
-        _copy(config, screen.say, stopping)
+        _copy(environ, screen.say, stopping)
     except (BridgeError, urllib3.exceptions.HTTPError) as error:
-        screen.note(f"the demonstration cannot go on: {error}")
+        if not stopping.is_set():
+            screen.note(f"the demonstration cannot go on: {error}")
 
 
 def _tell(config: Config, screen: Screen, stopping: threading.Event) -> None:
@@ -148,21 +152,21 @@ def _tell(config: Config, screen: Screen, stopping: threading.Event) -> None:
     store.close()
 
 
-def _copy(config: Config, say: Callable[[str, str], None], stopping: threading.Event) -> None:
-    """The first full copy of every corp that can be read."""
-    parts = compose.open_parts(config)
-    for app in config.apps:
-        client = parts.readers.client(app.corp_id) if app.corp_id else None
-        if client is None or not app.corp_id:
-            continue
-        say("sync", f"copying the organisation of {app.name}; live events go first")
-        found = 0
-        for progress in Copy(parts.store, parts.clock, parts.folder, client, app.corp_id).run():
-            found = progress.found
-            if stopping.is_set():
+def _copy(environ: Mapping[str, str], say: Callable[[str, str], None], stopping: threading.Event) -> None:
+    """The first full copy of every corp that can be read: a process of its own, so that Ctrl-C need not wait for it."""
+    say("sync", "copying the organisation; live events go first")
+    command = [sys.executable, "-m", "ops", "sync"]
+    with subprocess.Popen(
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as copying:  # fmt: skip
+        while copying.poll() is None:
+            if stopping.wait(0.1):
+                copying.kill()
                 return
-        say("sync", f"{found} departments, people and role lists copied")
-    parts.close()
+        output, _ = copying.communicate()
+    for line in output.splitlines():
+        say("sync", line)
 
 
 def _wait_for(http: urllib3.PoolManager, url: str, stopping: threading.Event) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import redis
 import sqlalchemy as sa
+import structlog
 
 from tests.workers.helpers import Desk, Shop
 from workers.moment import RedisClock
@@ -14,6 +15,15 @@ from workers.store import migrate, tables
 from workers.store.engine import Store, open_store
 
 Stores = Callable[[str], Store]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> Iterator[None]:
+    """Tracebacks without local variables, as every process of ours writes them; with them they take seconds."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, renderer])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -408,40 +408,40 @@ def test_without_credentials_rows_have_their_keys_alone(redis_url: str, datastor
 
 
 class TestStaleAnswers:
-    def test_a_stale_answer_is_healed_by_the_echo_alone(self, place: Installation) -> None:
-        userid = next(row["userid"] for row in place.simulator.truth("acme")["users"] if not row["admin"])
-        accept(place, an_event(users=[userid]))
-        place.work_off()
-        place.simulator.faults.set({"lag_seconds": 0.5})
-        tell(place, place.simulator.change("acme", "user_active_org", userid, deliver=False))
-        tell(place, place.simulator.change("acme", "org_admin_add", userid, deliver=False))
-        before = calls(place)
-        place.worker.turn()
-        stale = place.rows(tables.users)[0]["admin"]
-        place.work_off()
-        assert (stale, place.rows(tables.users)[0]["admin"]) == (False, True)
-        assert calls(place) == before + 2
+    def test_a_stale_answer_is_healed_by_the_echo_alone(self, one_place: Installation) -> None:
+        userid = next(row["userid"] for row in one_place.simulator.truth("acme")["users"] if not row["admin"])
+        accept(one_place, an_event(users=[userid]))
+        one_place.work_off()
+        one_place.simulator.faults.set({"lag_seconds": 0.5})
+        tell(one_place, one_place.simulator.change("acme", "user_active_org", userid, deliver=False))
+        tell(one_place, one_place.simulator.change("acme", "org_admin_add", userid, deliver=False))
+        before = calls(one_place)
+        one_place.worker.turn()
+        stale = one_place.rows(tables.users)[0]["admin"]
+        one_place.work_off()
+        assert (stale, one_place.rows(tables.users)[0]["admin"]) == (False, True)
+        assert calls(one_place) == before + 2
 
-    def test_a_dissolution_that_comes_before_its_answer_is_healed_too(self, place: Installation) -> None:
-        accept(place, an_event("org_change"), an_event(users=people(place)[:1]))
-        place.work_off()
-        made = place.simulator.change("acme", "org_remove", deliver=False)
-        tenant = place.simulator.tenants[CORP]
+    def test_a_dissolution_that_comes_before_its_answer_is_healed_too(self, one_place: Installation) -> None:
+        accept(one_place, an_event("org_change"), an_event(users=people(one_place)[:1]))
+        one_place.work_off()
+        made = one_place.simulator.change("acme", "org_remove", deliver=False)
+        tenant = one_place.simulator.tenants[CORP]
         tenant.dissolved = False
-        tell(place, made)
-        place.worker.turn()
-        assert "ignored" in statuses(place).values()
+        tell(one_place, made)
+        one_place.worker.turn()
+        assert "ignored" in statuses(one_place).values()
         tenant.dissolved = True
-        place.work_off()
-        assert place.rows(tables.corps)[0]["status"] == "dissolved"
+        one_place.work_off()
+        assert one_place.rows(tables.corps)[0]["status"] == "dissolved"
 
-    def test_an_org_remove_while_the_corp_stands_is_ignored(self, place: Installation) -> None:
-        accept(place, an_event(users=people(place)[:1]))
-        (event_id,) = accept(place, an_event("org_remove"))
-        place.work_off()
-        assert statuses(place)[event_id] == "ignored"
-        assert "not dissolved" in error(place, event_id)
-        assert place.rows(tables.users)[0]["deleted_at"] is None
+    def test_an_org_remove_while_the_corp_stands_is_ignored(self, one_place: Installation) -> None:
+        accept(one_place, an_event(users=people(one_place)[:1]))
+        (event_id,) = accept(one_place, an_event("org_remove"))
+        one_place.work_off()
+        assert statuses(one_place)[event_id] == "ignored"
+        assert "not dissolved" in error(one_place, event_id)
+        assert one_place.rows(tables.users)[0]["deleted_at"] is None
 
     def test_two_workers_under_lag_repeats_and_disorder_end_true(self, place: Installation) -> None:
         rng = random.Random(7)

@@ -1,0 +1,146 @@
+"""The command line as a person meets it: help, one clear line for each fault, exit codes."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge import events
+from bridge.spool import Spool
+from ops.cli import main
+from tests.installation import CORP, Installation, installed, settings
+from tests.servers import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+VERBS = sorted(main.commands)
+
+
+def dingbridge(*arguments: str, environ: Mapping[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "ops", *arguments]
+    return subprocess.run(command, env=dict(environ), cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def environ(folder: Path, **changed: object) -> dict[str, str]:
+    """An environment whose configuration is a file in `folder`."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(**{"var": str(folder / "var"), **changed})))
+    return {**os.environ, "PYTHONPATH": str(ROOT), "BRIDGE_CONFIG": str(path)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_with_an_example(verb: str, tmp_path: Path) -> None:
+    shown = dingbridge(verb, "--help", environ=environ(tmp_path), folder=tmp_path)
+    assert shown.returncode == 0
+    assert "Example: " in shown.stdout
+
+
+def test_the_readme_and_the_documents_name_no_verb_that_there_is_not() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "Procfile"):
+        named = set(re.findall(r"dingbridge (?:--demo )?([a-z]+)", path.read_text()))
+        assert named - {"keeps", "is", "has", "before"} <= set(VERBS), path.name
+
+
+def test_all_faults_of_a_configuration_are_told_at_once(tmp_path: Path) -> None:
+    given = environ(tmp_path, listen="", colour="blue", redis={"url": "http://x"}, dingtalk={"settle_seconds": 0})
+    shown = dingbridge("work", environ=given, folder=tmp_path)
+    assert shown.returncode == 2
+    lines = shown.stderr.strip().splitlines()
+    assert len(lines) == 4
+    for path in ("listen", "colour", "redis.url", "dingtalk.settle_seconds"):
+        assert any(f"config.yaml: {path}: " in line for line in lines)
+    assert "Traceback" not in shown.stderr
+
+
+def test_missing_secrets_are_named(tmp_path: Path) -> None:
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "BRIDGE_CONFIG": str(ROOT / "config.yaml")}
+    shown = dingbridge("serve", environ=given, folder=tmp_path)
+    assert shown.returncode == 2
+    assert "apps[0].keys[0].token: the environment variable ACME_TOKEN is not set" in shown.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "console", "simulate"])
+def test_a_port_in_use_is_one_clear_line(verb: str, tmp_path: Path, redis_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        given = environ(tmp_path, redis={"url": redis_url}) | {"PORT": port}
+        shown = dingbridge(verb, environ=given, folder=tmp_path)
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.count("\n") == 1
+    assert port in shown.stderr
+    assert "in use" in shown.stderr
+
+
+def test_a_redis_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
+    given = environ(tmp_path, redis={"url": f"redis://127.0.0.1:{free_port()}"})
+    assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
+    shown = dingbridge("clock", environ=given, folder=tmp_path)
+    assert shown.returncode == 1
+    assert shown.stderr.count("\n") == 1
+    assert "redis.url" in shown.stderr
+
+
+def test_a_datastore_without_tables_says_what_to_do(tmp_path: Path, redis_url: str) -> None:
+    given = environ(tmp_path, redis={"url": redis_url}, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
+    shown = dingbridge("work", environ=given, folder=tmp_path)
+    assert shown.returncode == 1
+    assert "dingbridge migrate" in shown.stderr
+
+
+def test_an_unknown_queue_is_wrong_usage(tmp_path: Path) -> None:
+    shown = dingbridge("work", "user_ad_org", environ=environ(tmp_path), folder=tmp_path)
+    assert shown.returncode == 2
+    assert "user_ad_org" in shown.stderr
+
+
+@pytest.fixture
+def place(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with installed(redis_url, f"sqlite:///{tmp_path}/d.db", tmp_path) as installation:
+        yield installation
+
+
+def test_send_shows_the_reply_and_status_tells_the_rest(place: Installation) -> None:
+    given = place.environment()
+    userid = place.simulator.truth("acme")["users"][0]["userid"]
+    with place.receiving() as url:
+        arguments = ("send", "user_modify_org", "--user", userid, "--url", url, "--json")
+        sent = json.loads(dingbridge(*arguments, environ=given, folder=place.folder).stdout)
+        assert (sent["status"], sent["reply"]) == (200, "success")
+        event_id = sent["event_id"]
+        waiting = json.loads(dingbridge("status", event_id, "--json", environ=given, folder=place.folder).stdout)
+        assert (waiting["status"], waiting["queue"]) == ("waiting", "user_modify_org")
+        refused = dingbridge("send", "check_url", "--url", f"{url}/nowhere", environ=given, folder=place.folder)
+        assert refused.returncode == 1
+    place.work_off()
+    applied = json.loads(dingbridge("status", event_id, "--json", environ=given, folder=place.folder).stdout)
+    assert applied["status"] == "applied"
+    assert "user create" in [change["what"] for change in applied["changes"]]
+    shown = dingbridge("status", userid, environ=given, folder=place.folder)
+    assert "user create" in shown.stdout
+    assert dingbridge("status", "nobody-knows", environ=given, folder=place.folder).returncode == 1
+
+
+def test_sync_copies_everything(place: Installation) -> None:
+    shown = dingbridge("sync", "--corp", CORP, "--json", environ=place.environment(), folder=place.folder)
+    assert shown.returncode == 0, shown.stderr
+    truth = place.simulator.truth("acme")
+    assert json.loads(shown.stdout)["entities"] == len(truth["users"]) + len(truth["departments"]) + 1
+
+
+def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path) -> None:
+    other = Spool(tmp_path / "other" / "spool")
+    message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}
+    other.add(events.parse(json.dumps(message).encode(), "acme", CORP).events)
+    other.close()
+    arguments = ("drain", str(tmp_path / "other" / "spool"), "--json")
+    shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
+    assert json.loads(shown.stdout) == {"events": 1}
+    assert place.parts.connection.lrange("rq:queue:user_modify_org", 0, -1) == [b"e1"]

@@ -1,0 +1,103 @@
+"""`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all of it stops."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.installation import answers
+from tests.servers import free_port, wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def bases() -> int:
+    """A port with two free ones above it."""
+    while True:
+        port = free_port()
+        if port < 65000:
+            return port
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int, Path]]:
+    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    port = bases()
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "DATABASE", "BRIDGE"))}
+    given |= {"PYTHONPATH": str(ROOT), "PORT": str(port)}
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        command = [sys.executable, "-m", "ops", "run", "--demo"]
+        process = subprocess.Popen(command, env=given, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        yield process, port, tmp_path
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+
+
+def ours(folder: Path) -> list[int]:
+    """Every process that works in this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "cwd").resolve() == folder or str(folder) in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_the_demonstration(demo: tuple["subprocess.Popen[bytes]", int, Path]) -> None:
+    process, port, folder = demo
+    begun = time.monotonic()
+    output = folder / "output"
+
+    def applied() -> int:
+        try:
+            with closing(sqlite3.connect(f"file:{folder}/var/dingbridge.db?mode=ro", uri=True)) as connection:
+                return int(connection.execute("SELECT count(*) FROM events WHERE status = 'applied'").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+    wait_until(lambda: applied() > 0, 20, "the first applied event")
+    assert time.monotonic() - begun < 20
+    wait_until(lambda: re.search(r"user_add_org +applied", output.read_text()), 20, "its line")
+    shown = output.read_text()
+    for address in (f":{port}/callback/acme", f":{port + 1}", f":{port + 2}/_sim"):
+        assert address in shown
+    assert "Traceback" not in shown
+    assert answers(f"http://127.0.0.1:{port}/readyz")
+    assert answers(f"http://127.0.0.1:{port + 1}/healthz")
+
+    (worker,) = [pid for pid in ours(folder) if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0work\0")]
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: "ended with signal SIGKILL; starts again" in output.read_text(), 10, "the news of it")
+    count = applied()
+    wait_until(lambda: applied() > count, 40, "the worker's successor")
+
+    stopped = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert time.monotonic() - stopped < 5
+    wait_until(lambda: ours(folder) == [], 2, "every process to be gone")
+
+
+def test_a_second_one_says_that_the_port_is_taken(demo: tuple["subprocess.Popen[bytes]", int, Path]) -> None:
+    _, port, folder = demo
+    wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 20, "the receiver")
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port)}
+    command = [sys.executable, "-m", "ops", "run", "--demo"]
+    second = subprocess.run(command, env=given, cwd=folder, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1
+    assert f"port {port}" in second.stderr
+    assert "Traceback" not in second.stderr
