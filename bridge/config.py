@@ -6,6 +6,7 @@ import zoneinfo
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -70,6 +71,11 @@ class RedisConfig(_Section):
     def _known_scheme(cls, url: str) -> str:
         if url != "embedded" and not url.startswith(_REDIS_SCHEMES):
             raise ValueError(f"is neither embedded nor one of {', '.join(_REDIS_SCHEMES)}…")
+        if url.startswith(("redis://", "rediss://")):
+            try:
+                urlsplit(url).port  # noqa: B018 - it is read to be checked
+            except ValueError:
+                raise ValueError("has a port that is no number from 0 to 65535") from None
         return url
 
 
@@ -199,12 +205,14 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of this process. Raises ConfigError with every fault, each with its path."""
     path = Path(environ.get("BRIDGE_CONFIG") or DEFAULT_FILE)
     faults: list[str] = []
-    data = _expand(read_file(path), environ, faults)
-    for name, (section, field) in OVERRIDES.items():
-        if value := environ.get(name):
-            target = data.setdefault(section, {}) if section else data
-            if isinstance(target, dict):
-                target[field] = value
+    data = read_file(path)
+    overridden = {place: environ[name] for name, place in OVERRIDES.items() if environ.get(name)}
+    for section, field in overridden:
+        # What is overridden may refer to what is not there.
+        _section(data, section).pop(field, None)
+    data = _expand(data, environ, faults)
+    for (section, field), value in overridden.items():
+        _section(data, section)[field] = value
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -212,6 +220,15 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     return config
+
+
+def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section to change, made where it is empty; one that is no section is a fault that is told elsewhere."""
+    if not name:
+        return data
+    if data.get(name) is None:
+        data[name] = {}
+    return data[name] if isinstance(data[name], dict) else {}
 
 
 def port(role: str, environ: Mapping[str, str] = os.environ) -> int:

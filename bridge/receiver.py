@@ -45,9 +45,10 @@ class App:
 
     def open(self) -> Opened:
         """The envelope of the present request. Raises Refused."""
+        body = _body()
         signature, timestamp, nonce = _query(*SIGNATURE_NAMES), _query(*TIMESTAMP_NAMES), _query("nonce")
         try:
-            encrypted = _decode_body(_body()).encrypt
+            encrypted = _decode_body(body).encrypt
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
         return crypto.open_envelope(self.keys, self.owners, signature, timestamp, nonce, encrypted)

@@ -376,3 +376,18 @@ class TestApps:
         config = self.config(app())
         with pytest.raises(ValueError, match="frozen"):
             config.listen = "0.0.0.0"
+
+
+def test_what_is_overridden_need_not_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(redis={"url": "${NOWHERE}"}, datastore=None)))
+    given = {"BRIDGE_CONFIG": str(path), "REDIS_URL": "redis://there", "DATABASE_URL": "sqlite:///d.db"}
+    found = load(given)
+    assert (found.redis.url, found.datastore.url) == ("redis://there", "sqlite:///d.db")
+
+
+def test_a_port_that_is_none_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(redis={"url": "redis://there:99999"})))
+    with pytest.raises(ConfigError, match=r"redis\.url: has a port"):
+        load({"BRIDGE_CONFIG": str(path)})
