@@ -73,12 +73,13 @@ class Installation:
             return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
 
     @contextmanager
-    def receiving(self) -> Iterator[str]:
-        """A real gunicorn receiver; its base URL."""
-        environment = self.environment() | {"PORT": str(self.port)}
+    def receiving(self, port: int | None = None) -> Iterator[str]:
+        """A real gunicorn receiver, where the simulator calls back unless another port is given; its base URL."""
+        port = port or self.port
+        environment = self.environment() | {"PORT": str(port), "BRIDGE_VAR": str(self.folder / f"var-{port}")}
         command = [sys.executable, "-m", "ops", "serve"]
         process = subprocess.Popen(command, env=environment, cwd=self.folder)
-        url = f"http://127.0.0.1:{self.port}"
+        url = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: answers(f"{url}/readyz"), 20, "the receiver")
             yield url

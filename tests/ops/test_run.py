@@ -1,4 +1,4 @@
-"""`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all of it stops."""
+"""`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all stops."""
 
 import os
 import re
