@@ -1,15 +1,13 @@
 """The command line: each verb is a door to what does the work."""
 
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import click
 import redis
@@ -30,6 +28,7 @@ from bridge.spool import Spool
 from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
+from ops.printing import json_object, lines_of, show
 from ops.standing import standing
 from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
@@ -215,7 +214,7 @@ def drain(folder: Path, as_json: bool) -> None:
     """Feed in the spool of a host that does not come back."""
     logs.configure("drain")
     count = intake.drain(Spool(folder), Acceptor(queues.connect(configuration.load(), Patience.WORKER)))
-    _print({"events": count}, as_json, f"{count} events were new; what is drained is deleted")
+    show({"events": count}, as_json, f"{count} events were new; what is drained is deleted")
 
 
 @main.command("migrate", epilog=example("dingbridge migrate"))
@@ -226,7 +225,7 @@ def migrate_command(as_json: bool) -> None:
     store = open_store(configuration.load().datastore.url)
     revision = migrate.migrate(store)
     store.close()
-    _print({"revision": revision}, as_json, f"the datastore's tables are those of revision {revision}")
+    show({"revision": revision}, as_json, f"the datastore's tables are those of revision {revision}")
 
 
 @main.command(epilog=example("dingbridge send user_add_org --user zhangsan"))
@@ -254,12 +253,12 @@ def send(
     """Sign, encrypt and post one callback to a receiver; show its decrypted reply."""
     config = configuration.load()
     app = config.app(app_name) if app_name else config.apps[0]
-    message = envelopes.payload(event, corp or app.corp_id, users, departments, roles, _object(data))
+    message = envelopes.payload(event, corp or app.corp_id, users, departments, roles, json_object(data))
     base = url or f"http://{bind_address(config.listen, configuration.port('serve'))}"
     reply = envelopes.post(f"{base.rstrip('/')}/callback/{app.name}", app, message)
     shown = {"status": reply.status, "reply": reply.text, "event_id": message.get("eventId"), "seconds": reply.seconds}
     said = f"{reply.text} (decrypted)" if reply.text is not None else reply.body.strip()
-    _print(shown, as_json, f"{reply.status} {said} in {reply.seconds * 1000:.0f} ms; event {message.get('eventId')}")
+    show(shown, as_json, f"{reply.status} {said} in {reply.seconds * 1000:.0f} ms; event {message.get('eventId')}")
     if reply.status != 200 or reply.text is None:
         sys.exit(FAILED)
 
@@ -291,7 +290,7 @@ def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
                 faults.append(str(error))
             found += int(bar.tasks[task].total or 0)
     parts.close()
-    _print({"entities": found, "faults": faults}, as_json, f"{found} departments, people and role lists copied")
+    show({"entities": found, "faults": faults}, as_json, f"{found} departments, people and role lists copied")
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
@@ -312,7 +311,7 @@ def status(identifier: str, as_json: bool) -> None:
     store.close()
     if found is None:
         raise BridgeError(f"{identifier} is neither an event nor an entity that is known here")
-    _print(found, as_json, "\n".join(_lines(found)))
+    show(found, as_json, "\n".join(lines_of(found)))
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
@@ -324,16 +323,6 @@ def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
     if not found:
         raise BridgeError("no app with a corp_id and credentials: set corp_id, app_key and app_secret, or use --corp")
     return found
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise click.UsageError(f"--data is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise click.UsageError("--data is no JSON object")
-    return value
 
 
 def _until_told() -> threading.Event:
@@ -351,25 +340,3 @@ def _progress() -> Progress:
 
 def _print_line(process: str, line: str) -> None:
     click.echo(f"{process}: {line}", err=True)
-
-
-def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
-    click.echo(json.dumps(result, default=_iso, ensure_ascii=False) if as_json else text)
-
-
-def _iso(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
-    """A result as lines for people: `name  value`, lists indented."""
-    lines = []
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            lines.append(f"{indent}{name}")
-            for item in value:
-                lines += [*_lines(item, indent + "  "), ""]
-        elif value not in (None, [], ""):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{indent}{name:<12} {_iso(shown)}")
-    return lines

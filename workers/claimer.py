@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import redis
@@ -33,7 +34,7 @@ _PASSING_CLASSES = ("08", "53", "57", "40", "55")
 log = structlog.get_logger()
 
 
-class Claimer(SimpleWorker):
+class Claimer(SimpleWorker, ABC):
     """Shows itself as an RQ worker; what it does with its claims is its child's affair."""
 
     def __init__(self, names: Sequence[str], connection: redis.Redis) -> None:
@@ -54,9 +55,9 @@ class Claimer(SimpleWorker):
         #: Whether claims may lie in Redis that this process knows nothing of.
         self._unsure = False
 
+    @abstractmethod
     def turn(self) -> bool:
         """Take what waits and do it; whether there was anything."""
-        raise NotImplementedError
 
     def wait(self) -> None:
         """Sleep until there may be something to do."""
