@@ -246,9 +246,9 @@ class Shop:
 
 
 def chain_breaks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Where a change does not begin as the one before it ended, for each entity; `changes` rows in order."""
+    """Where a change does not begin as the one before it ended, for each entity; rows of `changes`."""
     last: dict[tuple[str, str, str], Any] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["seq"]):
         key = (row["corp_id"], row["entity"], row["entity_id"])
         known = last.get(key)
         if _data(row["before"]) != _data(known):

@@ -458,12 +458,16 @@ class TestStaleAnswers:
         place.simulator.faults.set({"lag_seconds": 0.3, "error_rate": 0.02})
         workers = [place.worker, compose.sync_worker(place.parts, events.queue_names())]
         with ThreadPoolExecutor(2) as pool:
-            for _ in range(12):
+            for _ in range(8):
                 made = [row for _ in range(8) for row in place.simulator.change("acme", deliver=False)]
                 rng.shuffle(made)
                 tell(place, made + rng.sample(made, 2))
                 list(pool.map(lambda worker: worker.turn(), workers))
         place.simulator.faults.set({"error_rate": 0.0})
+        for key in place.parts.connection.keys("rq:scheduled:*"):
+            name = key.decode().removeprefix("rq:scheduled:")
+            for put_off in ScheduledJobRegistry(queue=queue(place, name)).get_job_ids():
+                due_now(place, put_off, name)
         place.work_off()
         assert differences(place) == []
         assert set(statuses(place).values()) <= {"applied", "folded"}

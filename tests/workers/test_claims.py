@@ -262,7 +262,9 @@ class TestSweeping:
         assert late.give_back() == 0
         started = StartedJobRegistry(queue=queue(connection)).get_job_ids()
         assert sorted(started) == sorted(ids(held)) == sorted(ids(inherited))
-        assert {job(connection, one.job_id).worker_name for one in held} == {"w2"}
+        seen = [job(connection, one.job_id) for one in held]
+        assert {(one.worker_name, one.get_status()) for one in seen} == {("w2", JobStatus.STARTED)}
+        assert FinishedJobRegistry(queue=queue(connection)).count == 0
         heir.finish(inherited)
         assert FinishedJobRegistry(queue=queue(connection)).count == 3
 

@@ -4,16 +4,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
+import sqlalchemy as sa
 from rq.job import JobStatus
 
 from bridge.config import Config
 from tests.installation import settings
-from tests.workers.helpers import Shop, a_user, an_event, user
+from tests.servers import wait_until
+from tests.workers.helpers import Desk, Shop, a_user, an_event, user
 from workers import jobs, registry
 from workers.errors import JobsModuleMissing
+from workers.store import tables
 
 U1 = user("u1")
 
@@ -90,6 +95,25 @@ def test_two_dispatchers_enqueue_each_job_once_and_in_order(shop: Shop) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(dispatch, range(4))) == [0, 0, 0, 30]
     assert shop.queue().get_job_ids() == [jobs.job_id(row["id"]) for row in shop.owed()]
+
+
+def test_what_another_dispatcher_is_about_to_enqueue_is_left_to_it(postgresql_desk: Desk, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as connection, ThreadPoolExecutor(1) as pool:
+        shop = Shop(postgresql_desk, connection)
+        shop.desk.registry.on("user_modify_org")(shop.keep)
+        shop.desk.script.answers[U1] = a_user()
+        lanes = shop.desk.apply(an_event(users=["u1"])).lanes
+        with shop.desk.store.writing() as tx:
+            tx.execute(sa.update(tables.outbox).values(enqueued_at=datetime.now(UTC)))
+            other = pool.submit(shop.dispatcher.dispatch, lanes)
+            wait_until(lambda: _waits_for_a_lock(shop.desk), 10, "the second dispatcher")
+        assert other.result() == 0
+        assert len(shop.queue()) == 0
+
+
+def _waits_for_a_lock(desk: Desk) -> bool:
+    with desk.store.reading() as connection:
+        return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 @pytest.fixture

@@ -461,6 +461,15 @@ class TestOwedJobs:
         desk.apply(event)
         assert owed(desk) == before
 
+    def test_an_event_that_two_workers_apply_at_once_owes_one_job(self, desk: Desk, wanted: list[str]) -> None:
+        """The one was taken for dead, and another has its event."""
+        knows(desk, {U1: a_user()})
+        event = an_event(users=["u1"], event_id="e1")
+        desk.script.meanwhile = lambda: desk.apply(event)
+        assert desk.apply(event).final.keys() == {"e1"}
+        assert [event_id for function, event_id, _ in owed(desk) if function == wanted[1]] == ["e1"]
+        assert len(desk.rows(tables.events)) == 1
+
     def test_changes_of_one_entity_share_a_lane_in_their_order(self, desk: Desk, wanted: list[str]) -> None:
         for name in "abc":
             knows(desk, {U1: a_user(name=name)})
