@@ -22,7 +22,7 @@ from bridge import config as configuration
 from bridge import events, intake, queues
 from bridge.accept import Acceptor
 from bridge.config import Config
-from bridge.errors import BridgeError, ConfigError
+from bridge.errors import BridgeError, ConfigError, UnknownApp
 from bridge.queues import Patience
 from bridge.spool import Spool
 from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
@@ -64,6 +64,9 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except ConfigError as error:
             for fault in error.faults:
                 click.echo(fault, err=True)
+            sys.exit(USAGE)
+        except UnknownApp as error:
+            click.echo(f"{error} in config.yaml", err=True)
             sys.exit(USAGE)
         except BridgeError as error:
             click.echo(str(error), err=True)

@@ -43,6 +43,8 @@ def load_registry(config: Config) -> Registry:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise JobsModuleMissing(f"jobs: the module {name} cannot be imported: {error}") from error
+        except ValueError as error:
+            raise JobsModuleMissing(f"jobs: the module {name} is wrong: {error}") from error
     return workers.registry
 
 
