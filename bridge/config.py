@@ -216,7 +216,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        faults += [fault for fault in _faults(error) if not _reported(fault, faults)]
+        found = [*_faults(error), *_faults_between(data)]
+        faults += [fault for fault in dict.fromkeys(found) if not _reported(fault, faults)]
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     return config
@@ -302,6 +303,23 @@ def _faults(error: ValidationError) -> Iterator[str]:
             "missing": "is missing",
         }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         yield f"{path}: {message}" if path else message
+
+
+def _faults_between(data: Mapping[str, Any]) -> Iterator[str]:
+    """Faults between fields: pydantic looks for them only once each field is right by itself."""
+    apps = data.get("apps")
+    apps = [app if isinstance(app, dict) else {} for app in apps] if isinstance(apps, list) else []
+    for index, app in enumerate(apps):
+        if app.get("kind") not in ("internal", "suite"):
+            continue
+        ours, theirs = ("suite", "app") if app["kind"] == "suite" else ("app", "suite")
+        if app.get(f"{theirs}_key") or app.get(f"{theirs}_secret"):
+            yield f"apps[{index}]: {theirs}_key and {theirs}_secret do not belong to an app of kind {app['kind']}"
+        if bool(app.get(f"{ours}_key")) != bool(app.get(f"{ours}_secret")):
+            yield f"apps[{index}]: {ours}_key and {ours}_secret go together: set both or neither"
+    names = [str(app["name"]) for app in apps if app.get("name")]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"apps: two apps are named {', '.join(twice)}"
 
 
 def _reported(fault: str, faults: list[str]) -> bool:

@@ -391,3 +391,16 @@ def test_a_port_that_is_none_is_a_fault_of_the_configuration(tmp_path: Path) -> 
     path.write_text(yaml.safe_dump(settings(redis={"url": "redis://there:99999"})))
     with pytest.raises(ConfigError, match=r"redis\.url: has a port"):
         load({"BRIDGE_CONFIG": str(path)})
+
+
+def test_faults_between_fields_are_told_with_those_of_single_ones(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    app = settings()["apps"][0]
+    lonely = {name: value for name, value in app.items() if name != "app_secret"}
+    path.write_text(yaml.safe_dump({"trusted_proxies": -1, "apps": [app, lonely]}))
+    with pytest.raises(ConfigError) as raised:
+        load({"BRIDGE_CONFIG": str(path)})
+    told = "\n".join(raised.value.faults)
+    assert len(raised.value.faults) == 3
+    for fault in ("trusted_proxies", "apps[1]: app_key and app_secret", "two apps are named acme"):
+        assert fault in told

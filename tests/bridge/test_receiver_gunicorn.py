@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.receiver import MAX_BODY
 from tests.bridge.callbacks import EVENT, Callback
 from tests.installation import answers, settings
-from tests.servers import free_port, wait_until
+from tests.servers import free_port, missing, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -164,7 +164,7 @@ def test_many_at_once_all_processes_added_up(server: Server, connection: redis.R
 def test_a_killed_process_is_replaced_and_nothing_is_lost(server: Server, connection: redis.Redis) -> None:
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     if not children.exists():
-        pytest.skip("only Linux tells a process's children")
+        missing("Linux, which tells a process's children,")
     for child in children.read_text().split():
         callback = Callback(EVENT | {"eventId": f"e-{child}"})
         assert server.request("POST", callback.url, callback.body).status == 200
