@@ -16,9 +16,9 @@ from ops.logs import SUPERVISED_VARIABLE
 #: Seconds that processes get to end by themselves; what is left then is killed.
 GRACE_SECONDS = 4.0
 #: Seconds until a process that died is started again: the first, doubled up to the second.
-RESTART_SECONDS = (0.5, 30.0)
+RESTART_SECONDS = (0.5, 10.0)
 #: Seconds after which a process counts as healthy again.
-HEALTHY_SECONDS = 60.0
+HEALTHY_SECONDS = 20.0
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.1
 

@@ -1,13 +1,11 @@
 """Fixtures for every test: a real Redis, a real PostgreSQL, a datastore of each kind."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from tests.servers import flush, running_postgresql, running_redis
+from tests.servers import flush, fresh_database, running_postgresql, running_redis
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +32,8 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(postgresql: str) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = sa.create_engine(postgresql.format(database="postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield postgresql.format(database=name)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with fresh_database(postgresql) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -24,6 +24,7 @@ from workers.store import migrate, tables
 from workers.store.engine import open_store
 
 AES_KEY = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ"
+ROOT = Path(__file__).parent.parent
 CORP = "dingcorp0123456789abcdef0123456789ab"
 
 
@@ -91,8 +92,7 @@ class Installation:
         """For processes of ours: the same configuration from a file."""
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(self.settings, allow_unicode=True))
-        root = str(Path(__file__).parent.parent)
-        return {**os.environ, "BRIDGE_CONFIG": str(path), "PYTHONPATH": root}
+        return {**os.environ, "BRIDGE_CONFIG": str(path), "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager

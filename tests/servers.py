@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import redis
+import sqlalchemy as sa
 
 from bridge import embedded
 
@@ -55,6 +57,9 @@ class RedisServer:
     def start(self) -> None:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         wait_until(lambda: embedded.answers(self.path), what="Redis")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
 
     def kill(self) -> None:
         self.process.kill()
@@ -98,36 +103,71 @@ def postgresql_binaries() -> Path | None:
     return Path(on_path).resolve().parent if on_path else None
 
 
+class PostgreSQLServer:
+    """A private server on a Unix socket; it can be stopped and started again."""
+
+    def __init__(self, binaries: Path, folder: str) -> None:
+        self._binaries = binaries
+        self._folder = folder
+        self._data = f"{folder}/data"
+        self._port = str(free_port())
+        self._prefix: list[str] = []
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            self._prefix = ["runuser", "-u", "postgres", "--"]
+        self.url = f"postgresql+psycopg://postgres@/{{database}}?host={folder}&port={self._port}"
+        initdb = [f"{binaries}/initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run([*self._prefix, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        self.start()
+
+    def start(self) -> None:
+        where = ["-c", f"unix_socket_directories={self._folder}", "-c", f"port={self._port}"]
+        options = ["-c", "max_connections=200", "-c", "listen_addresses="]
+        command = [*self._prefix, f"{self._binaries}/postgres", "-D", self._data, *where, *options]
+        log = Path(self._folder) / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd="/")
+        ready = [f"{self._binaries}/pg_isready", "-h", self._folder, "-p", self._port, "-q"]
+        wait_until(lambda: subprocess.run(ready).returncode == 0, 30, f"PostgreSQL, see {log.read_text()}")
+
+    def stop(self) -> None:
+        """At once, as a crash: clients lose their connections, and the next start recovers from the log."""
+        command = [*self._prefix, f"{self._binaries}/pg_ctl", "-D", self._data, "-m", "immediate", "stop"]
+        subprocess.run(command, cwd="/", check=False, stdout=subprocess.DEVNULL)
+        self._process.wait(10)
+
+
 @contextmanager
-def running_postgresql() -> Iterator[str]:
-    """A `postgresql+psycopg://` URL without a database name, on a socket of its own."""
+def postgresql_process() -> Iterator[PostgreSQLServer]:
+    """A server of its own."""
     binaries = postgresql_binaries()
     if binaries is None:
         missing("PostgreSQL")
         return
-    prefix: list[str] = []
     with TemporaryDirectory(prefix="dingbridge-pg-", ignore_cleanup_errors=True) as folder:
-        if os.getuid() == 0:  # PostgreSQL refuses to run as root
-            account = pwd.getpwnam("postgres")
-            os.chown(folder, account.pw_uid, account.pw_gid)
-            prefix = ["runuser", "-u", "postgres", "--"]
-        data, port = f"{folder}/data", str(free_port())
-        options = ["-c", f"unix_socket_directories={folder}", "-c", f"port={port}", "-c", "listen_addresses="]
-        run = [*prefix, f"{binaries}/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(run, check=True, stdout=subprocess.DEVNULL, cwd="/")
-        server = [*prefix, f"{binaries}/postgres", "-D", data, "-c", "max_connections=200", *options]
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(server, stdout=output, stderr=output, cwd="/")
-        ready = [f"{binaries}/pg_isready", "-h", folder, "-p", port, "-q"]
+        server = PostgreSQLServer(binaries, folder)
         try:
-            wait_until(lambda: subprocess.run(ready).returncode == 0, 30, f"PostgreSQL, see {log.read_text()}")
-            yield f"postgresql+psycopg://postgres@/{{database}}?host={folder}&port={port}"
+            yield server
         finally:
-            subprocess.run(
-                [*prefix, f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "stop"],
-                cwd="/",
-                check=False,
-                stdout=subprocess.DEVNULL,
-            )
-            process.wait(10)
+            server.stop()
+
+
+@contextmanager
+def running_postgresql() -> Iterator[str]:
+    """A `postgresql+psycopg://` URL without a database name, on a socket of its own."""
+    with postgresql_process() as server:
+        yield server.url
+
+
+@contextmanager
+def fresh_database(url: str) -> Iterator[str]:
+    """The URL of an empty database on that server, dropped at the end."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = sa.create_engine(url.format(database="postgres"), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield url.format(database=name)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

@@ -1,0 +1,1 @@
+"""`make chaos`: a real installation under load, one fault after another, and whether anything acknowledged was lost."""
