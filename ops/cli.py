@@ -107,7 +107,7 @@ def run(as_demo: bool) -> None:
 def serve_command() -> None:
     """The receiver, under gunicorn, on $PORT (8000)."""
     config = configuration.load()
-    supervisor.check_ports(config.listen, {"serve": configuration.port("serve")})
+    supervisor.check_ports(config.listen, {"serve": configuration.port("serve")}, serve.PORT_SECONDS)
     serve.start(config)
 
 

@@ -23,6 +23,8 @@ from ops.web import WebServer, bind_address
 #: Processes and threads of the receiver. Waiting for Redis is most of a callback, so threads outnumber cores.
 WORKERS = 2
 THREADS = 16
+#: Seconds for the port to be let go: the processes of a killed predecessor end within one or two.
+PORT_SECONDS = 5.0
 
 log = structlog.get_logger()
 

@@ -1,5 +1,6 @@
 """Every process on this machine under one roof: started, restarted when it dies, stopped together."""
 
+import errno
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ GRACE_SECONDS = 4.0
 #: Seconds until a process that died is started again: the first, doubled up to the second.
 RESTART_SECONDS = (0.5, 10.0)
 #: Seconds after which a process counts as healthy again.
-HEALTHY_SECONDS = 20.0
+HEALTHY_SECONDS = 5.0
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.1
 
@@ -116,19 +117,29 @@ class Supervisor:
             reader.join(1)
 
 
-def check_ports(host: str, ports: Mapping[str, int]) -> None:
-    """Raises PortInUse when one of these cannot be listened on, naming it and what wants it."""
+def check_ports(host: str, ports: Mapping[str, int], patience: float = 0) -> None:
+    """Raises PortInUse when one of these cannot be listened on within so many seconds, naming it and what wants it."""
+    deadline = time.monotonic() + patience
     for role, port in ports.items():
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
+        while error := _cannot_bind(host, port):
+            if time.monotonic() >= deadline:
                 raise PortInUse(
-                    f"{role} cannot listen on {host} port {port}: {os.strerror(error.errno or 0).lower()}; "
+                    f"{role} cannot listen on {host} port {port}: {os.strerror(error).lower()}; "
                     "stop what holds it, or set PORT to another"
-                ) from None
+                )
+            time.sleep(LOOK_SECONDS)
+
+
+def _cannot_bind(host: str, port: int) -> int | None:
+    """The number of the error that stands against it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno or errno.EADDRINUSE
+    return None
 
 
 def _signal(running: subprocess.Popen[str], signum: signal.Signals) -> None:
