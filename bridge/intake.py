@@ -43,12 +43,22 @@ class Intake:
         """Make these durable; of each whether it was `accepted`, `repeated` or `spooled`. Raises NotDurable."""
         if not self._away.is_set():
             try:
-                return ["accepted" if new else "repeated" for new in self._together.run(batch)]
+                return self._ask_redis(batch)
             except NotDurable as error:
                 self._say_away(error)
-        self._spool.add(batch)
+        try:
+            self._spool.add(batch)
+        except NotDurable as full:
+            try:
+                # Nothing else is left: Redis may be back, or was only slow.
+                return self._ask_redis(batch)
+            except NotDurable as error:
+                raise NotDurable(f"{full}; {error}") from error
         self._spooled.set()
         return ["spooled"] * len(batch)
+
+    def _ask_redis(self, batch: Sequence[Event]) -> Sequence[str]:
+        return ["accepted" if new else "repeated" for new in self._together.run(batch)]
 
     def components(self) -> dict[str, bool]:
         """Which of the two would take an event now."""

@@ -104,6 +104,9 @@ def test_without_redis_and_spool_nothing_is_acknowledged(server: RedisServer, tm
     with pytest.raises(NotDurable):
         intake.take([event(1)])
     assert intake.components() == {"redis": False, "spool": False}
+    # Nobody has found out yet that Redis is back; with no spool to go to, it is asked all the same.
+    server.start()
+    assert intake.take([event(1)]) == ["accepted"]
 
 
 def test_a_blackholed_address_is_given_up_fast(tmp_path: Path) -> None:
