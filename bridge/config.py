@@ -35,6 +35,9 @@ OVERRIDES: Mapping[str, tuple[str, str]] = {
 #: Ports of serve, console and simulate where PORT is not set.
 DEFAULT_PORTS: Mapping[str, int] = {"serve": 8000, "console": 8001, "simulate": 8002}
 
+_NO_ENCRYPTION_KEY = "encryption_key: is missing; suites need it to seal permanent codes at rest"
+_TWO_ANYWHERE = "apps: of the apps with an app_key only one may leave corp_id out"
+
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 _DATASTORE_SCHEMES = ("sqlite:///", "postgresql+psycopg://")
@@ -182,9 +185,9 @@ class Config(_Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"apps: two apps are named {', '.join(twice)}")
         if len([app for app in self.apps if app.reads and not app.corp_id]) > 1:
-            raise ValueError("apps: of the apps with an app_key only one may leave corp_id out")
+            raise ValueError(_TWO_ANYWHERE)
         if self.encryption_key is None and any(app.kind == "suite" and app.suite_key for app in self.apps):
-            raise ValueError("encryption_key: is missing; suites need it to seal permanent codes at rest")
+            raise ValueError(_NO_ENCRYPTION_KEY)
         return self
 
     def app(self, name: str) -> AppConfig:
@@ -317,6 +320,11 @@ def _faults_between(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"apps[{index}]: {theirs}_key and {theirs}_secret do not belong to an app of kind {app['kind']}"
         if bool(app.get(f"{ours}_key")) != bool(app.get(f"{ours}_secret")):
             yield f"apps[{index}]: {ours}_key and {ours}_secret go together: set both or neither"
+    suites = [app for app in apps if app.get("kind") == "suite" and app.get("suite_key")]
+    if suites and data.get("encryption_key") is None:
+        yield _NO_ENCRYPTION_KEY
+    if sum(app.get("kind") == "internal" and bool(app.get("app_key")) and not app.get("corp_id") for app in apps) > 1:
+        yield _TWO_ANYWHERE
     names = [str(app["name"]) for app in apps if app.get("name")]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"apps: two apps are named {', '.join(twice)}"

@@ -21,6 +21,8 @@ EntityKind = Literal["user", "department", "roles"]
 VERSION = 1
 #: Where an event waits whose type is not in the catalogue.
 OTHER = "other"
+#: Without a fresh ticket a suite can read nothing, so no flood of events may hold it up.
+URGENT = "suite_ticket"
 #: DingTalk's id of the root department, which also stands for the corp.
 ROOT_DEPARTMENT = 1
 #: Milliseconds; a time beyond the year 3000 is none.
@@ -119,6 +121,7 @@ SUITE_EVENTS: Mapping[str, EventType] = {
     "contact_add_org": _row("an external contact was added"),
     "contact_modify_org": _row("an external contact changed"),
     "contact_leave_org": _row("an external contact was removed"),
+    "transfer_contact_id_job_result": _row("a conversion of contact ids ended"),
 }
 
 CATALOGUE: Mapping[str, EventType] = {**CONTACT_EVENTS, **SUITE_EVENTS}
@@ -138,8 +141,8 @@ _decode = msgspec.json.Decoder().decode
 
 
 def queue_names() -> tuple[str, ...]:
-    """Every queue that an event can wait on."""
-    return (*CATALOGUE, OTHER)
+    """Every queue that an event can wait on; a worker takes from the first of them first, in every claim."""
+    return (URGENT, *(name for name in CATALOGUE if name != URGENT), OTHER)
 
 
 def queue_of(event_type: str) -> str:

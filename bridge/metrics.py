@@ -31,6 +31,12 @@ class Metrics:
             ["app", "status"],
             registry=registry,
         )
+        self.old_key = Counter(
+            "dingbridge_callbacks_old_key_total",
+            "Callbacks that came under a pair of keys which is not the app's first; none any more: remove that pair.",
+            ["app"],
+            registry=registry,
+        )
         self.seconds = Histogram(
             "dingbridge_callback_seconds",
             "Time from a callback's first line to its reply.",

@@ -40,6 +40,8 @@ class Patience(Enum):
     RECEIVER = (0.05, 0.1, 0)
     #: Above the time that a worker blocks for the next event.
     WORKER = (2.0, 30.0, 3)
+    #: Somebody looks at a page, which says that Redis is away.
+    CONSOLE = (1.0, 2.0, 0)
 
 
 def connect(config: Config, patience: Patience) -> redis.Redis:

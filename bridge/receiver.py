@@ -77,6 +77,9 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
     apps = {app_config.name: App(app_config) for app_config in config.apps}
     intake, metrics = Intake(connection, Spool(config.var / "spool")), Metrics()
+    for target in apps.values():
+        if len(target.keys) > 1:
+            metrics.old_key.labels(target.name)  # 0 shows as well, or nobody could wait for it to stand still
     intake.start()
 
     @app.post("/callback/<name>", provide_automatic_options=False)
@@ -85,6 +88,8 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         if (target := apps.get(name)) is None:
             raise UnknownApp
         opened = target.open()
+        if opened.key != target.keys[0]:
+            metrics.old_key.labels(name).inc()
         parsed = events.parse(opened.message, target.name, target.corp_id)
         outcomes = intake.take(parsed.events) if parsed.events else []
         for event, outcome in zip(parsed.events, outcomes, strict=True):

@@ -12,7 +12,6 @@ from typing import ParamSpec, TypeVar
 import click
 import redis
 import structlog
-import urllib3
 from flask import Flask
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,6 +42,8 @@ from workers.store.engine import open_store
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+#: Seconds that somebody who looks at a page waits for a datastore which is away.
+CONSOLE_CONNECT_SECONDS = 2
 #: Exit codes: wrong usage or configuration, and an operation that failed.
 USAGE, FAILED = 2, 1
 
@@ -77,8 +78,6 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except DBAPIError as error:
             line = str(error.orig).partition("\n")[0]
             click.echo(f"the datastore cannot be used: {line}; see datastore.url in config.yaml", err=True)
-        except urllib3.exceptions.HTTPError as error:
-            click.echo(f"no answer: {type(error).__name__}", err=True)
         sys.exit(FAILED)
 
     return door
@@ -135,7 +134,10 @@ def jobs_command(names: Sequence[str]) -> None:
     logs.configure("jobs")
     config = configuration.load()
     registry = jobs.load_registry(config)
-    wanted = list(names or registry.queues())
+    known = registry.queues()
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"no function of yours waits on {', '.join(unknown)}; there are {', '.join(known)}")
+    wanted = list(names or known)
     if len(wanted) > 1:
         # A slow job of one queue holds up no other queue.
         Supervisor([Process(name, ["jobs", name]) for name in wanted], os.environ, _print_line).run(_until_told())
@@ -171,8 +173,8 @@ def console() -> None:
     supervisor.check_ports(config.listen, {"console": port})
 
     def make() -> Flask:
-        store = open_store(config.datastore.url)
-        return create_console(config, queues.connect(config, Patience.WORKER), store)
+        store = open_store(config.datastore.url, CONSOLE_CONNECT_SECONDS)
+        return create_console(config, queues.connect(config, Patience.CONSOLE), store)
 
     log.info("console", address=f"http://{bind_address(config.listen, port)}")
     WebServer(make, config.listen, port, 1, 8, {"proc_name": "dingbridge-console"}).run()

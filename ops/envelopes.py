@@ -13,6 +13,7 @@ import urllib3
 from bridge import crypto
 from bridge.config import AppConfig
 from bridge.errors import Refused
+from ops.errors import NoAnswer
 
 #: Seconds; DingTalk itself waits 2.5 at most.
 TIMEOUT = 5.0
@@ -55,7 +56,7 @@ def payload(
 
 
 def post(url: str, app: AppConfig, message: Mapping[str, Any]) -> Reply:
-    """Post a message to a receiver's callback address with the app's newest key. Raises urllib3's HTTPError."""
+    """Post a message to a receiver's callback address with the app's newest key. Raises NoAnswer."""
     key, owner = app.keys[0].key(), app.owner_keys[0]
     timestamp, nonce = str(time.time_ns() // 1_000_000), secrets.token_urlsafe(6)
     text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
@@ -63,8 +64,12 @@ def post(url: str, app: AppConfig, message: Mapping[str, Any]) -> Reply:
     query = {"msg_signature": sealed["msg_signature"], "signature": sealed["msg_signature"]}
     query |= {"timestamp": timestamp, "nonce": nonce}
     begun = time.perf_counter()
-    with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as pool:
-        answer = pool.request("POST", f"{url}?{urlencode(query)}", json={"encrypt": sealed["encrypt"]}, redirect=False)
+    target, envelope = f"{url}?{urlencode(query)}", {"encrypt": sealed["encrypt"]}
+    try:
+        with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as pool:
+            answer = pool.request("POST", target, json=envelope, redirect=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise NoAnswer(url, error) from error
     seconds = time.perf_counter() - begun
     body = answer.data.decode(errors="replace")
     return Reply(answer.status, _open(app, answer.data), body, seconds)

@@ -8,6 +8,7 @@ import urllib3
 
 from bridge.config import AppConfig, Config
 from bridge.errors import BridgeError
+from ops.errors import NoAnswer
 from simulator import server
 from simulator.server import SimApp
 
@@ -37,8 +38,11 @@ def sim_app(app: AppConfig, callbacks: str) -> SimApp:
 
 
 def change(url: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Let a running simulator make changes; the callbacks that it made. Raises BridgeError and urllib3's HTTPError."""
-    answer = urllib3.request("POST", f"{url.rstrip('/')}/_sim/changes", json=asked, retries=False, timeout=30)
+    """Let a running simulator make changes; the callbacks that it made. Raises NoAnswer, BridgeError."""
+    try:
+        answer = urllib3.request("POST", f"{url.rstrip('/')}/_sim/changes", json=asked, retries=False, timeout=30)
+    except urllib3.exceptions.HTTPError as error:
+        raise NoAnswer(url, error) from error
     body = msgspec.json.decode(answer.data)
     if answer.status != 200:
         raise BridgeError(f"the simulator refuses: {body.get('error', answer.status)}")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Installation:
     folder: Path
     #: Where the simulator's callbacks go.
     port: int
+    #: Receivers that run, by port.
+    receivers: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def work_off(self, seconds: float = 60) -> None:
         """Let the worker work until no event, put-off job or noted read is left."""
@@ -80,13 +82,14 @@ class Installation:
         environment = self.environment() | {"PORT": str(port), "BRIDGE_VAR": str(self.folder / f"var-{port}")}
         command = [sys.executable, "-m", "ops", "serve"]
         process = subprocess.Popen(command, env=environment, cwd=self.folder)
+        self.receivers[port] = process
         url = f"http://127.0.0.1:{port}"
         try:
-            wait_until(lambda: answers(f"{url}/readyz"), 20, "the receiver")
+            wait_until(lambda: answers(f"{url}/readyz"), 60, "the receiver")
             yield url
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
 
     def environment(self) -> dict[str, str]:
         """For processes of ours: the same configuration from a file."""

@@ -1,5 +1,6 @@
 """Redis and the datastore as the pages ask them: where one is away, the page says so and shows the rest."""
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +18,8 @@ T = TypeVar("T")
 
 REDIS_AWAY = "Redis does not answer. Events go to the receivers' spool meanwhile; nothing is applied."
 STORE_AWAY = "The datastore does not answer. Events wait in Redis meanwhile; nothing is applied."
+#: Seconds for which one that did not answer is not asked again: a page asks it several times, a browser many pages.
+AWAY_SECONDS = 2.0
 #: What the datastore raises when it is away, or its tables are missing.
 STORE_ERRORS = (exc.DBAPIError, exc.TimeoutError)
 
@@ -33,16 +36,21 @@ class Sources:
     def __init__(self, connection: redis.Redis, store: Store) -> None:
         self.connection = connection
         self._store = store
+        self._redis_away_until = self._store_away_until = 0.0
 
     def backlog(self) -> Backlog | Fault:
         """What lies in Redis."""
-        try:
-            return backlog.observe(self.connection)
-        except redis.RedisError:
-            return Fault(REDIS_AWAY)
+        if time.monotonic() >= self._redis_away_until:
+            try:
+                return backlog.observe(self.connection)
+            except redis.RedisError:
+                self._redis_away_until = time.monotonic() + AWAY_SECONDS
+        return Fault(REDIS_AWAY)
 
     def ask(self, question: Callable[[Connection], T]) -> T | Fault:
         """The datastore's answer."""
+        if time.monotonic() < self._store_away_until:
+            return Fault(STORE_AWAY)
         try:
             with self._store.reading() as connection:
                 return question(connection)
@@ -55,5 +63,6 @@ class Sources:
         except DatastoreOutdated as outdated:
             return Fault(f"{str(outdated)[:1].upper()}{str(outdated)[1:]}.")
         except STORE_ERRORS:
+            self._store_away_until = time.monotonic() + AWAY_SECONDS
             return Fault(STORE_AWAY)
         return Fault(f"The datastore refused the question: {type(error).__name__}.")

@@ -200,7 +200,7 @@ class TestFaults:
         ],
     )
     def test_credentials_that_do_not_fit(self, files: Files, given: dict[str, Any], says: str) -> None:
-        (fault,) = files.faults({"apps": [given]})
+        (fault,) = files.faults({"apps": [given], "encryption_key": "k" * 32})
         assert fault.startswith("apps[0]: ") and says in fault
 
     def test_suites_need_a_key_to_seal_with(self, files: Files) -> None:
@@ -209,10 +209,20 @@ class TestFaults:
         assert fault.startswith("encryption_key: is missing")
         assert files.load(given | {"encryption_key": "k" * 32}).encryption_key == SecretStr("k" * 32)
 
+    def test_a_missing_key_to_seal_with_is_told_with_other_faults(self, files: Files) -> None:
+        given = {"listen": "", "apps": [suite(suite_key="k", suite_secret="s")]}
+        assert sorted(fault.split(": ")[0] for fault in files.faults(given)) == ["encryption_key", "listen"]
+        wrong = {**given, "encryption_key": "short"}
+        assert sorted(fault.split(": ")[0] for fault in files.faults(wrong)) == ["encryption_key", "listen"]
+        unset = {**given, "encryption_key": "${BRIDGE_KEY}"}
+        told = "encryption_key: the environment variable BRIDGE_KEY is not set"
+        assert told in files.faults(unset) and len(files.faults(unset)) == 2
+
     def test_two_readers_of_any_corp(self, files: Files) -> None:
         readers = [app(name=name, app_key=name, app_secret="s") for name in "ab"]
         (fault,) = files.faults({"apps": readers})
         assert "only one may leave corp_id out" in fault
+        assert fault in files.faults({"listen": "", "apps": readers})
 
 
 class TestReferences:

@@ -193,6 +193,45 @@ class TestReplyIsSealedAsItCame:
         assert taken(http, Callback(token=token, aes_key=aes_key)) == "success"
 
 
+class TestKeyRotation:
+    def old(self, http: FlaskClient) -> dict[tuple[str, ...], float]:
+        return counts(http, "dingbridge_callbacks_old_key_total", "app")
+
+    def test_what_comes_under_the_old_pair_is_counted(self, http: FlaskClient) -> None:
+        assert self.old(http) == {("acme",): 0}
+        for nonce in ("n1", "n2"):
+            taken(http, Callback(nonce=nonce))
+            taken(http, Callback(nonce=nonce, token=OLD_TOKEN, aes_key=OLD_KEY))
+        taken(http, Callback({"EventType": "check_url"}, token=OLD_TOKEN, aes_key=OLD_KEY))
+        assert self.old(http) == {("acme",): 3}
+        refused(post(http, Callback(token=OLD_TOKEN, aes_key=OLD_KEY, owner="dingsomebodyelse")), 403)
+        refused(post(http, Callback(token="neither", aes_key=OLD_KEY)), 403)
+        assert self.old(http) == {("acme",): 3}
+
+    @pytest.mark.parametrize("pair", [(TOKEN, OLD_KEY), (OLD_TOKEN, AES_KEY)])
+    def test_of_a_suite_that_changes_one_of_two(self, redis_url: str, tmp_path: Path, pair: tuple[str, str]) -> None:
+        token, aes_key = pair
+        given = settings(redis={"url": redis_url}, var=str(tmp_path / "var"))
+        keys = [{"token": TOKEN, "aes_key": AES_KEY}, {"token": token, "aes_key": aes_key}]
+        given["apps"] = [{"name": "suite", "kind": "suite", "keys": keys, "owner_keys": [SUITE_OWNER]}]
+        config = Config.model_validate(given)
+        http = receiver(config, queues.connect(config, Patience.RECEIVER)).test_client()
+        ticket = {"EventType": "suite_ticket", "SuiteTicket": "t", "SuiteKey": SUITE_OWNER}
+        new = Callback(ticket, app="suite", owner=SUITE_OWNER)
+        assert taken(http, new) == "success"
+        assert self.old(http) == {("suite",): 0}
+        old = Callback(ticket, app="suite", owner=SUITE_OWNER, token=token, aes_key=aes_key)
+        assert taken(http, old) == "success"
+        assert self.old(http) == {("suite",): 1}
+
+    def test_once_the_old_pair_is_removed_it_is_refused(self, redis_url: str, tmp_path: Path) -> None:
+        config = Config.model_validate(settings(redis={"url": redis_url}, var=str(tmp_path / "var")))
+        http = receiver(config, queues.connect(config, Patience.RECEIVER)).test_client()
+        refused(post(http, Callback(token=OLD_TOKEN, aes_key=OLD_KEY)), 403)
+        assert taken(http, Callback()) == "success"
+        assert self.old(http) == {}
+
+
 class TestChecks:
     @pytest.mark.parametrize("event_type", ["check_create_suite_url", "check_update_suite_url"])
     @pytest.mark.parametrize(

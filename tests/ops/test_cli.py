@@ -101,6 +101,25 @@ def test_an_unknown_queue_is_wrong_usage(tmp_path: Path) -> None:
     assert "user_ad_org" in shown.stderr
 
 
+def test_a_queue_that_no_job_waits_on_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from workers import on\non('user_add_org', queue='slow')(print)\n")
+    given = environ(tmp_path, jobs=["mine"])
+    given["PYTHONPATH"] += f":{tmp_path}"
+    shown = dingbridge("jobs", "slow", "NOSUCHQUEUE", environ=given, folder=tmp_path)
+    assert shown.returncode == 2
+    assert "no function of yours waits on NOSUCHQUEUE; there are jobs, slow" in shown.stderr
+
+
+@pytest.mark.parametrize("verb", [["send", "user_add_org"], ["change"]])
+def test_an_address_where_nobody_answers_is_named(verb: list[str], tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://me:pa55word@127.0.0.1:{port}/x"
+    shown = dingbridge(*verb, "--url", url, environ=environ(tmp_path), folder=tmp_path)
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
+    assert f"no answer from http://127.0.0.1:{port}: Connection refused" in shown.stderr
+    assert "pa55word" not in shown.stderr
+
+
 @pytest.fixture
 def place(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
     with installed(redis_url, f"sqlite:///{tmp_path}/d.db", tmp_path) as installation:

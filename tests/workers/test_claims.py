@@ -99,6 +99,17 @@ class TestClaiming:
         served = [found.queue for _ in range(6) for found in claim(claims, 2)]
         assert set(served) == {A, B, C}
 
+    @pytest.mark.parametrize("limit", [1, 3, 64])
+    def test_a_suite_ticket_is_held_up_by_no_flood(self, connection: redis.Redis, limit: int) -> None:
+        for name in events.queue_names():
+            if name != "suite_ticket":
+                waiting(connection, name, 10)
+        claims = worker(connection, names=events.queue_names())
+        for turn in range(5):
+            claim(claims, limit)
+            (ticket,) = waiting(connection, "suite_ticket", 1, f"ticket-{turn}")
+            assert ids(claim(claims, limit))[0] == ticket
+
     def test_only_its_own_queues(self, connection: redis.Redis) -> None:
         waiting(connection, A, 1)
         assert claim(worker(connection, names=[B])) == []

@@ -14,6 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 #: Milliseconds to wait for SQLite's one writer.
 BUSY_TIMEOUT = 30_000
+#: Seconds for a PostgreSQL to take a connection; without a limit one that hangs holds its caller up for ever.
+CONNECT_SECONDS = 10
 #: Seconds between two attempts to switch SQLite's journal, which does not wait by itself.
 SWITCH_SECONDS = 0.01
 #: Execution option of a transaction that only reads.
@@ -43,8 +45,8 @@ class Store:
         self.engine.dispose()
 
 
-def open_store(url: str, pool_size: int = 5) -> Store:
-    """The datastore at `url`; a folder for SQLite's file is made."""
+def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
+    """The datastore at `url`; a folder for SQLite's file is made. `connect_seconds` is the patience for PostgreSQL."""
     parsed = make_url(url)
     options: dict[str, Any] = {
         "hide_parameters": True,  # they are people's data, and errors are logged
@@ -53,9 +55,9 @@ def open_store(url: str, pool_size: int = 5) -> Store:
     }
     if parsed.get_backend_name() == "sqlite":
         return Store(_open_sqlite(parsed, options))
-    engine = sa.create_engine(
-        parsed, pool_size=pool_size, pool_pre_ping=True, isolation_level="READ COMMITTED", **options
-    )
+    # What the URL says wins.
+    patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **parsed.query})
+    engine = sa.create_engine(patient, pool_pre_ping=True, isolation_level="READ COMMITTED", **options)
     return Store(engine)
 
 
