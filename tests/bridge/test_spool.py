@@ -224,12 +224,12 @@ def test_a_segment_that_another_drained_meanwhile_is_passed_over(
 
 def test_a_new_segment_is_locked_before_it_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "spool"
-    seen: list[str] = []
+    seen: list[Path] = []
     real = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
         moved = real(path, target)
-        seen.extend(drained(Spool(folder)))
+        seen.extend(Spool(folder).drainable())
         assert list(folder.glob("*.spool")) == [target]
         return moved
 
