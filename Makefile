@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: run test lint chaos install install-dev clean
+.PHONY: run test lint chaos guards install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -20,6 +20,9 @@ lint: $(VENV)/installed-dev  ## style, types, import contracts
 
 chaos: $(VENV)/installed-dev  ## faults under load, one after another; half an hour, root for two of them
 	$(BIN)/python -m tests.chaos $(ROWS)
+
+guards: $(VENV)/installed-dev  ## take out each guard of the durable path, and see that a test fails; ONLY="words" for some
+	$(BIN)/python -m tests.guards $(ONLY)
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -92,7 +92,7 @@ class Intake:
                     self._stopping.wait(LOOK_SECONDS)
                 continue
             except OSError as error:
-                log.warning("the spool cannot be read", reason=os.strerror(error.errno or 0).lower())
+                log.warning("the spool cannot be read", reason=_reason(error))
             self._spooled.wait(LOOK_SECONDS)
 
     def _say_away(self, error: NotDurable) -> bool:
@@ -113,16 +113,24 @@ class Intake:
 def drain(source: Spool, acceptor: Acceptor) -> int:
     """Feed in all that lies in the spool and that nobody writes any more; how many events were new.
 
-    Raises NotDurable when Redis does not take them; then nothing is deleted that is not in Redis.
+    Raises NotDurable when Redis does not take them; then nothing is deleted that is not in Redis. A segment that
+    the disk does not give back stands in the way of no other.
     """
     count = 0
     for segment in source.drainable():
-        for batch in _batches(spool.read(segment)):
-            count += sum(acceptor.accept(batch))
-        segment.unlink(missing_ok=True)
+        try:
+            for batch in _batches(spool.read(segment)):
+                count += sum(acceptor.accept(batch))
+            segment.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("a segment of the spool stays", segment=segment.name, reason=_reason(error))
     if count:
         log.info("drained the spool", events=count)
     return count
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0).lower()
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:

@@ -5,17 +5,19 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from bridge import events
+from bridge import embedded, events
+from bridge import intake as module
+from bridge.accept import Acceptor
 from bridge.config import Config
 from bridge.errors import NotDurable
 from bridge.events import Event
-from bridge.intake import Intake
+from bridge.intake import Intake, drain
 from bridge.queues import Patience, connect
 from bridge.spool import Spool
 from tests.installation import settings
@@ -33,10 +35,15 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
+def idle(server: RedisServer, tmp_path: Path) -> Intake:
+    """An intake whose drainer was not started."""
+    config = Config.model_validate(settings(redis={"url": server.url}))
+    return Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+
+
 @pytest.fixture
 def intake(server: RedisServer, tmp_path: Path) -> Iterator[Intake]:
-    config = Config.model_validate(settings(redis={"url": server.url}))
-    made = Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+    made = idle(server, tmp_path)
     made.start()
     yield made
     made.stop()
@@ -95,6 +102,101 @@ def test_a_redis_that_refuses_is_asked_again_at_once(intake: Intake, server: Red
     wait_until(lambda: sorted(waiting(server)) == ["e1", "e2"], what="the spool to be drained")
 
 
+def test_a_refusal_keeps_nobody_from_asking(server: RedisServer, tmp_path: Path) -> None:
+    """Redis is not away then: also before the drainer has looked, the next event goes there."""
+    intake = idle(server, tmp_path)
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", "1")
+        assert intake.take([event(1)]) == ["spooled"]
+        client.config_set("maxmemory", "0")
+    assert intake.take([event(2)]) == ["accepted"]
+
+
+def test_a_spooled_event_is_drained_at_once(
+    intake: Intake, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis did not take it for a moment only; nothing else comes that would wake the drainer."""
+
+    def refuse(*_: object) -> list[bool]:
+        raise NotDurable("no room")
+
+    with monkeypatch.context() as moment:
+        moment.setattr(intake._together, "run", refuse)
+        assert intake.take([event(1)]) == ["spooled"]
+    wait_until(lambda: waiting(server) == ["e1"], module.LOOK_SECONDS / 2, "the spool to be drained")
+
+
+def test_what_redis_refuses_while_it_is_drained_stays_and_is_drained_later(
+    intake: Intake, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    tries: list[int] = []
+    real = module.drain
+
+    def drain(source: Spool, acceptor: Acceptor) -> int:
+        tries.append(1)
+        return real(source, acceptor)
+
+    monkeypatch.setattr(module, "drain", drain)
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", "1")
+        assert intake.take([event(1)]) == ["spooled"]
+        known = len(tries)
+        wait_until(lambda: len(tries) > known + 2, what="the spool to be refused")
+        assert waiting(server) == []
+        client.config_set("maxmemory", "0")
+    wait_until(lambda: waiting(server) == ["e1"], what="the spool to be drained")
+
+
+def test_a_segment_is_deleted_only_when_redis_has_all_of_it(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_EVENTS", 2)
+    source = Spool(tmp_path / "spool")
+    source.add([event(number) for number in range(5)])
+
+    class Halfway(Acceptor):
+        """Redis is killed after the first call."""
+
+        def accept(self, batch: Sequence[Event], *, again: bool = False) -> list[bool]:
+            fresh = super().accept(batch, again=again)
+            server.kill()
+            return fresh
+
+    with redis.Redis.from_url(server.url, retry=embedded.NO_RETRY) as client:
+        with pytest.raises(NotDurable):
+            drain(source, Halfway(client))
+        assert len(list((tmp_path / "spool").glob("*.spool"))) == 1
+        server.start()
+        assert drain(source, Acceptor(client)) >= 3
+    assert waiting(server) == [f"e{number}" for number in range(5)]
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_segment_that_cannot_be_read_ends_no_drainer(
+    intake: Intake, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    broken = tmp_path / "spool" / "0.spool"
+    broken.mkdir(parents=True)
+    orphan = Spool(tmp_path / "spool")
+    orphan.add([event(1)])
+    orphan.close()
+    wait_until(lambda: waiting(server) == ["e1"], what="the other segment to be drained")
+    assert broken.exists()
+
+
+def test_what_another_process_left_while_this_one_lives_is_drained_too(
+    intake: Intake, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    intake.take([event(1)])
+    orphan = Spool(tmp_path / "spool")
+    orphan.add([event(2)])
+    orphan.close()
+    wait_until(lambda: waiting(server) == ["e1", "e2"], what="the orphan to be drained")
+
+
 def test_without_redis_and_spool_nothing_is_acknowledged(server: RedisServer, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
@@ -130,8 +232,7 @@ def test_an_earlier_process_left_events_and_they_are_drained_at_the_start(server
     earlier = Spool(tmp_path / "spool")
     earlier.add([event(7)])
     earlier.close()
-    config = Config.model_validate(settings(redis={"url": server.url}))
-    intake = Intake(connect(config, Patience.RECEIVER), Spool(tmp_path / "spool"))
+    intake = idle(server, tmp_path)
     intake.start()
     wait_until(lambda: waiting(server) == ["e7"], what="the spool to be drained")
     wait_until(lambda: not list((tmp_path / "spool").glob("*.spool")), what="the segment to be deleted")

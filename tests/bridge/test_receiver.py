@@ -488,6 +488,14 @@ class TestWithoutRedis:
             finally:
                 os.kill(pid, signal.SIGCONT)
 
+    def test_with_a_spool_it_is_ready_and_takes_events(self, tmp_path: Path) -> None:
+        http = make(f"unix://{tmp_path}/none.sock", tmp_path / "var").test_client()
+        ready = http.get("/readyz")
+        assert ready.status_code == 200
+        assert json.loads(ready.data)["components"] == {"redis": "down", "spool": "up"}
+        assert taken(http, Callback()) == "success"
+        assert len(list((tmp_path / "var" / "spool").glob("*.spool"))) == 1
+
     def test_a_server_that_comes_back(self, no_disk: Path) -> None:
         with running_redis() as url, redis.Redis.from_url(url) as direct:
             http = make(url, no_disk).test_client()

@@ -36,6 +36,12 @@ def test_a_replica_is_refused() -> None:
         assert safety.examine(client) == []
 
 
+def test_a_redis_that_is_too_old_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safety, "OLDEST_VERSION", (99, 0))
+    with redis.Redis.from_url(redis_url) as client, pytest.raises(RedisUnusable, match="too old"):
+        safety.check(client, accept_unsafe=False)
+
+
 def test_a_memory_that_is_nearly_full_is_told_but_not_refused(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1000)

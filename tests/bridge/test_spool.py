@@ -1,11 +1,14 @@
 """The spool: durable once added, torn ends recognised, segments of the dead drained by the living."""
 
 import errno
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +57,83 @@ def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: 
     assert len(syncs) < 800
 
 
+def test_nothing_is_added_before_it_and_its_segments_name_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, done = tmp_path / "spool", list[str]()
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def watched(descriptor: int, *arguments: object) -> object:
+            result = real(descriptor, *arguments)
+            there = os.fstat(descriptor).st_ino
+            segments = {path.stat().st_ino for path in folder.glob("*.spool")}
+            done.append(f"{name} {'segment' if there in segments else 'folder' if there == inode else there}")
+            return result
+
+        monkeypatch.setattr(os, name, watched)
+
+    folder.mkdir()
+    inode = folder.stat().st_ino
+    for name in ("write", "fdatasync", "fsync"):
+        watch(name)
+    source = Spool(folder)
+    source.add([event(1)])
+    assert done == ["fsync folder", "write segment", "fdatasync segment"]
+    source.add([event(2)])
+    assert done[3:] == ["write segment", "fdatasync segment"]
+
+
+def test_what_could_not_be_synced_is_not_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fdatasync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(NotDurable, match="input/output error"):
+        source.add([event(2)])
+    monkeypatch.undo()
+    source.add([event(3)])
+    assert drained(source) == ["e1", "e3"]
+
+
+def test_a_write_that_takes_only_a_part_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    source = Spool(tmp_path / "spool")
+    source.add([event(1), event(2)])
+    monkeypatch.undo()
+    assert drained(source) == ["e1", "e2"]
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    (segment,) = (tmp_path / "spool").glob("*.spool")
+    assert [path.stat().st_mode & 0o077 for path in (segment, segment.parent)] == [0, 0]
+
+
+@pytest.mark.parametrize("left", [1, 7, 8, 9, 60])
+def test_of_a_record_whose_beginning_alone_was_written_nothing_comes(tmp_path: Path, left: int) -> None:
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    (segment,) = source.drainable()
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + whole[:left])
+    assert drained(source) == ["e1"]
+    assert segment.with_suffix(spool.TORN_SUFFIX).read_bytes() == whole[:left]
+
+
+def test_a_record_that_is_still_json_but_another_one_is_kept_aside(tmp_path: Path) -> None:
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    (segment,) = source.drainable()
+    segment.write_bytes(segment.read_bytes().replace(b'"e1"', b'"e2"'))
+    assert drained(source) == []
+
+
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_a_torn_end_costs_nothing_that_was_acknowledged(tmp_path: Path, cut: int) -> None:
     source = Spool(tmp_path / "spool")
@@ -75,6 +155,17 @@ def test_a_record_that_was_changed_is_kept_aside(tmp_path: Path, at: int) -> Non
     segment.write_bytes(data)
     assert drained(source) == []
     assert segment.with_suffix(spool.TORN_SUFFIX).read_bytes() == data
+
+
+def test_a_record_of_another_version_is_kept_aside(tmp_path: Path) -> None:
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    (segment,) = source.drainable()
+    body = b'{"of another":"version"}'
+    other = struct.pack(">II", len(body), zlib.crc32(body)) + body
+    segment.write_bytes(segment.read_bytes() + other)
+    assert drained(source) == ["e1"]
+    assert segment.with_suffix(spool.TORN_SUFFIX).read_bytes() == other
 
 
 def test_the_segment_of_a_living_writer_is_left_alone_and_that_of_a_dead_one_drained(tmp_path: Path) -> None:
@@ -107,14 +198,38 @@ def test_two_drainers_never_hold_the_same_segment(tmp_path: Path) -> None:
     assert drained(other) == ["e1"]
 
 
+def test_a_segment_that_another_drained_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, other = Spool(tmp_path / "spool"), Spool(tmp_path / "spool")
+    for number in (1, 2, 3):
+        source.add([event(number)])
+        source.close()
+    first, second, third = sorted((tmp_path / "spool").glob("*.spool"))
+    found = source.drainable()
+    assert next(found) == first
+    second.unlink()  # before it is opened
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        third.unlink()  # between opening and locking
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert list(found) == []
+    monkeypatch.undo()
+    first.unlink()
+    assert other.size() == 0
+
+
 def test_a_new_segment_is_locked_before_it_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "spool"
-    seen: list[str] = []
+    seen: list[Path] = []
     real = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
         moved = real(path, target)
-        seen.extend(drained(Spool(folder)))
+        seen.extend(Spool(folder).drainable())
         assert list(folder.glob("*.spool")) == [target]
         return moved
 
@@ -153,6 +268,16 @@ def test_a_folder_that_cannot_be_written_takes_nothing(tmp_path: Path) -> None:
     assert not source.room()
     with pytest.raises(NotDurable):
         source.add([event(1)])
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.statvfs(tmp_path)
+    monkeypatch.setattr(spool, "RESERVE_BYTES", disk.f_blocks * disk.f_frsize)
+    source = Spool(tmp_path / "spool")
+    assert not source.room()
+    with pytest.raises(NotDurable, match="no space left"):
+        source.add([event(1)])
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_a_spool_at_its_limit_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

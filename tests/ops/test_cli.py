@@ -16,7 +16,7 @@ from bridge import events
 from bridge.spool import Spool
 from ops.cli import main
 from tests.installation import CORP, Installation, installed, settings
-from tests.servers import free_port
+from tests.servers import free_port, running_redis
 
 ROOT = Path(__file__).parent.parent.parent
 VERBS = sorted(main.commands)
@@ -86,6 +86,17 @@ def test_a_redis_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
     assert shown.returncode == 1
     assert shown.stderr.count("\n") == 1
     assert "redis.url" in shown.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "work"])
+def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: str, tmp_path: Path) -> None:
+    with running_redis("--appendonly", "no") as url:
+        given = environ(tmp_path, redis={"url": url}, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
+        assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
+        shown = dingbridge(verb, environ=given | {"PORT": str(free_port())}, folder=tmp_path)
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.count("\n") == 1
+    assert "appendonly yes" in shown.stderr
 
 
 def test_a_datastore_without_tables_says_what_to_do(tmp_path: Path, redis_url: str) -> None:

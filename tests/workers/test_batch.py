@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+import sqlalchemy as sa
 from rq import Callback, Queue, Worker
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry
@@ -30,9 +31,10 @@ from tests.servers import flush, wait_until
 from tests.truth import differences
 from tests.workers.helpers import an_event, chain_breaks
 from workers import batch, claimer, claims
-from workers.fold import Waiting
+from workers.fold import Outcome, Waiting
 from workers.moment import Moment
 from workers.store import tables
+from workers.store.reads import Taken
 
 USER_GET = "/topapi/v2/user/get"
 
@@ -152,6 +154,22 @@ class TestApplying:
         assert job(place, event_id).get_status() == JobStatus.FINISHED
         assert before == (place.rows(tables.events), place.rows(tables.users), calls(place))
 
+    def test_redis_is_told_only_after_the_commit(
+        self, one_place: Installation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (event_id,) = accept(one_place, an_event(users=people(one_place)[:1]))
+        real, seen = one_place.parts.folder.apply, []
+
+        def apply(batch: Sequence[Waiting], taken: Sequence[Taken]) -> Outcome:
+            outcome = real(batch, taken)
+            seen.append((statuses(one_place), job(one_place, event_id).get_status()))
+            return outcome
+
+        monkeypatch.setattr(one_place.parts.folder, "apply", apply)
+        one_place.worker.turn()
+        assert seen == [({event_id: "applied"}, JobStatus.STARTED)]
+        assert job(one_place, event_id).get_status() == JobStatus.FINISHED
+
     def test_a_worker_shows_itself_again_when_redis_was_emptied(
         self, one_place: Installation, redis_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -236,6 +254,28 @@ class TestFaults:
         assert error(one_place, event_id).startswith(f"given up after {batch.MAX_ATTEMPTS} attempts: ")
         # Whoever requeues it by hand lets it begin anew.
         assert job(one_place, event_id).number_of_retries in (None, 0)
+
+    @pytest.mark.parametrize("step", ["apply", "fail"])
+    def test_a_datastore_that_is_away_costs_no_attempt_and_decides_nothing(
+        self, one_place: Installation, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """What Redis is told of an event is never more than the datastore knows."""
+
+        def away(*_: object) -> Outcome:
+            raise sa.exc.OperationalError("SELECT 1", None, Exception("away"))
+
+        if step == "fail":
+            forbid(one_place, "qyapi_get_member")
+        (event_id,) = accept(one_place, an_event(users=people(one_place)[:1]))
+        with monkeypatch.context() as moment:
+            moment.setattr(one_place.parts.folder, step, away)
+            with pytest.raises(sa.exc.OperationalError):
+                one_place.worker.turn()
+        assert (statuses(one_place), job(one_place, event_id).get_status()) == ({}, JobStatus.STARTED)
+        assert one_place.worker.claims.give_back() == 1
+        one_place.worker.turn()
+        assert statuses(one_place) == {event_id: "failed" if step == "fail" else "applied"}
+        assert one_place.parts.connection.hget(f"rq:job:{event_id}", "number_of_retries") is None
 
     def test_a_throttle_is_no_attempt(self, one_place: Installation) -> None:
         one_place.simulator.faults.set({"calls_per_second": 1})

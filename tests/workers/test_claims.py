@@ -110,6 +110,12 @@ class TestClaiming:
             (ticket,) = waiting(connection, "suite_ticket", 1, f"ticket-{turn}")
             assert ids(claim(claims, limit))[0] == ticket
 
+    def test_the_first_queue_goes_first_in_every_round(self, connection: redis.Redis) -> None:
+        for name in (A, B, C):
+            waiting(connection, name, 20)
+        claims = worker(connection)
+        assert [claim(claims, 2)[0].queue for _ in range(6)] == [A] * 6
+
     def test_only_its_own_queues(self, connection: redis.Redis) -> None:
         waiting(connection, A, 1)
         assert claim(worker(connection, names=[B])) == []
@@ -181,6 +187,16 @@ class TestSeenByRq:
         assert 0 < connection.ttl(f"rq:job:{known}") <= queues.RESULT_TTL
         assert connection.hget("rq:worker:w1", "successful_job_count") == b"1"
 
+    def test_a_finished_job_is_in_no_other_registry(self, connection: redis.Redis) -> None:
+        (known,) = waiting(connection, A, 1)
+        claims = worker(connection)
+        found = claim(claims)
+        others = [kind(queue=queue(connection)) for kind in (FailedJobRegistry, ScheduledJobRegistry)]
+        for registry in others:
+            connection.zadd(registry.key, {known: time.time() + 600})
+        claims.finish(found)
+        assert [connection.zcard(registry.key) for registry in others] == [0, 0]
+
     def test_a_job_that_was_put_off(self, connection: redis.Redis) -> None:
         (known,) = waiting(connection, A, 1)
         claims = worker(connection)
@@ -223,6 +239,7 @@ class TestSweeping:
         assert queue(connection).get_job_ids() == known
         assert {job(connection, one).get_status() for one in known} == {JobStatus.QUEUED}
         assert StartedJobRegistry(queue=queue(connection)).get_job_ids() == []
+        assert connection.smembers(module.CLAIMERS_KEY) == set()
 
     def test_the_living_keep_theirs(self, connection: redis.Redis) -> None:
         waiting(connection, A, 2)
@@ -286,6 +303,7 @@ class TestSweeping:
         die(connection, "w1")
         worker(connection, "w2").sweep()
         assert queue(connection).get_job_ids() == known[1:]
+        assert not connection.exists(f"rq:job:{known[0]}")
 
 
 class TestSuspects:
@@ -303,6 +321,20 @@ class TestSuspects:
         fresh = waiting(connection, A, 2, "fresh")
         claims = worker(connection)
         assert [ids(claim(claims)) for _ in range(4)] == [[known[0]], [known[1]], [known[2]], fresh]
+
+    def test_a_suspect_joins_no_claim_that_holds_something(self, connection: redis.Redis) -> None:
+        (known,) = self.suspects(connection, B, 1)
+        fresh = waiting(connection, A, 1)
+        claims = worker(connection, names=[A, B])
+        claims.claim(0)  # the next one does not look for suspects first
+        assert [ids(claim(claims)) for _ in range(2)] == [fresh, [known]]
+
+    def test_suspects_hold_up_no_other_queue(self, connection: redis.Redis) -> None:
+        known = self.suspects(connection, B, 4)
+        fresh = waiting(connection, A, 1)
+        claims = worker(connection, names=[A, B])
+        served = [ids(claim(claims)) for _ in range(2)]
+        assert sorted(served) == sorted([[known[0]], fresh])
 
     def test_only_a_death_alone_counts_against_a_job(self, connection: redis.Redis) -> None:
         known = self.suspects(connection, A, 2)
@@ -353,6 +385,15 @@ class TestWaking:
         claims = worker(connection, names=[A])
         claim(claims)
         waiting(connection, B, 1)
+        begun = time.monotonic()
+        claims.wait(0.2)
+        assert time.monotonic() - begun >= 0.15
+
+    def test_what_was_taken_keeps_nobody_awake(self, connection: redis.Redis) -> None:
+        waiting(connection, A, 3)
+        claims = worker(connection)
+        claim(claims)
+        claim(claims)
         begun = time.monotonic()
         claims.wait(0.2)
         assert time.monotonic() - begun >= 0.15

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import redis
 import sqlalchemy as sa
 from rq.job import JobStatus
 
+from bridge import embedded
 from bridge.config import Config
 from tests.installation import settings
 from tests.servers import wait_until
@@ -57,6 +59,17 @@ def test_what_was_enqueued_is_not_enqueued_again(shop: Shop) -> None:
     assert shop.owed()[0]["enqueued_at"] is not None
 
 
+def test_what_redis_did_not_take_is_still_owed(shop: Shop, tmp_path: Path) -> None:
+    shop.desk.registry.on("user_modify_org")(shop.keep)
+    shop.desk.script.answers[U1] = a_user()
+    lanes = shop.desk.apply(an_event(users=["u1"])).lanes
+    away = redis.Redis(unix_socket_path=str(tmp_path / "none.sock"), retry=embedded.NO_RETRY)
+    with pytest.raises(redis.ConnectionError):
+        jobs.Dispatcher(shop.desk.store, away).dispatch(lanes)
+    assert shop.owed()[0]["enqueued_at"] is None
+    assert shop.dispatcher.dispatch(lanes) == 1
+
+
 def test_what_a_dead_worker_committed_goes_before_what_came_later(shop: Shop) -> None:
     """It died between its commit and its dispatch: the next change of that entity takes the lane along."""
     shop.desk.registry.on_change("user")(shop.keep)
@@ -74,8 +87,10 @@ def test_a_job_wakes_a_worker_that_waits_for_its_queue(shop: Shop) -> None:
     worker.turn()
     dispatching = threading.Timer(0.1, shop.happen, [an_event(users=["u1"])], {"given": {U1: a_user()}})
     dispatching.start()
+    begun = time.monotonic()
     worker.claims.wait(20)
     dispatching.join()
+    assert time.monotonic() - begun < 10
     assert worker.turn()
     assert len(shop.called) == 1
 

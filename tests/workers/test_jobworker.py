@@ -151,6 +151,21 @@ class TestEnding:
         assert len(shop.called) == 1
         assert shop.job(job_id).get_status() == JobStatus.FINISHED
 
+    def test_the_datastore_knows_that_it_is_done_before_redis_does(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Should its worker die in between, its second coming finds nothing to do."""
+
+        def die(*_: object) -> None:
+            raise redis.ConnectionError
+
+        owe(shop, shop.keep)
+        worker = shop.worker()
+        monkeypatch.setattr(worker.claims, "finish", die)
+        with pytest.raises(redis.ConnectionError):
+            worker.turn()
+        assert (len(shop.called), shop.owed()) == (1, [])
+
     def test_one_that_raises_is_tried_again(self, shop: Shop) -> None:
         job_id = owe(shop, failing(shop, ValueError("once"), OSError("twice")))
         for attempts, seconds in enumerate(jobworker.RETRY_SECONDS[:2], 1):

@@ -1,0 +1,8 @@
+"""Every guard of the durable path, from the wire to the datastore."""
+
+from tests.guards.bridge import BRIDGE
+from tests.guards.guard import Guard
+from tests.guards.store import STORE
+from tests.guards.workers import WORKERS
+
+GUARDS: tuple[Guard, ...] = (*BRIDGE, *WORKERS, *STORE)

@@ -1,0 +1,3 @@
+from tests.guards.guard import Guard
+
+STORE: tuple[Guard, ...] = ()
