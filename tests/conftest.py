@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
 
 from tests.servers import flush, running_postgresql, running_redis
+
+# A busy machine is no failure.
+settings.register_profile("dingbridge", deadline=None)
+settings.load_profile("dingbridge")
 
 
 @pytest.fixture(scope="session")
