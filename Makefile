@@ -3,8 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+SECONDS ?= 600
 
-.PHONY: run test lint chaos guards install install-dev clean
+.PHONY: run test lint chaos guards fuzz install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -23,6 +24,13 @@ chaos: $(VENV)/installed-dev  ## faults under load, one after another; half an h
 
 guards: $(VENV)/installed-dev  ## take out each guard of the durable path, and see that a test fails; ONLY="words" for some
 	$(BIN)/python -m tests.guards $(ONLY)
+
+fuzz: $(VENV)/installed-dev  ## random input for what strangers can reach, so many seconds for each target
+	@for target in open_envelope parse; do \
+	  mkdir -p var/fuzz/$$target && \
+	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) -max_len=4096 -rss_limit_mb=1024 \
+	    -artifact_prefix=var/fuzz/$$target- -print_final_stats=1 var/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

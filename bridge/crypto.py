@@ -142,4 +142,5 @@ def _unpad(plain: bytes) -> bytes:
 
 
 def _mask(owner: str) -> str:
-    return f"{owner[:6]}… ({len(owner)} characters)" if len(owner) > 6 else "in the message"
+    shown = len(owner) > 6 and owner.isprintable()
+    return f"{owner[:6]}… ({len(owner)} characters)" if shown else "in the message"

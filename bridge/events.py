@@ -4,6 +4,7 @@ An event is a hint: it names entities whose present state must be read. Payload 
 (generation B), ZYX captures of 2021 (generation A), KB-E/0350 (pushed rows).
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -25,6 +26,10 @@ OTHER = "other"
 URGENT = "suite_ticket"
 #: DingTalk's id of the root department, which also stands for the corp.
 ROOT_DEPARTMENT = 1
+#: Levels of JSON in one another; DingTalk's own have five. Every reader of the queue and the datastore can take these.
+MAX_DEPTH = 100
+#: Bytes; a longer id or type is none. DingTalk's have up to 64, and PostgreSQL indexes no more than 2704 of all keys.
+MAX_TEXT = 255
 #: Milliseconds; a time beyond the year 3000 is none.
 _MAX_TIME = 32_503_680_000_000
 #: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
@@ -137,6 +142,7 @@ PUSH_EVENTS = frozenset({"SYNC_HTTP_PUSH_HIGH", "SYNC_HTTP_PUSH_MEDIUM"})
 #: Which ids a pushed row's biz_id gives, by biz_type (KB-E/0005).
 _BIZ_ID_FIELD: Mapping[int, str] = {13: "user_ids", 14: "dept_ids", 15: "role_ids"}
 
+_TOO_DEEP = "the message is nested too deep"
 _decode = msgspec.json.Decoder().decode
 
 
@@ -184,15 +190,9 @@ def entities(event: Event) -> tuple[Entity, ...]:
 def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") -> Parsed:
     """What a decrypted message says.
 
-    Raises MalformedCallback when it is no JSON object or has no EventType.
+    Raises MalformedCallback when it is no JSON object, has no EventType, or is one that the worker could not read.
     """
-    try:
-        return _parse(_mend(message), app, app_corp_id, via)
-    except RecursionError:
-        raise MalformedCallback("the message is nested too deep") from None
-
-
-def _parse(message: bytes, app: str, app_corp_id: str | None, via: Via) -> Parsed:
+    message = _mend(message)
     body = _object(message)
     fields = _fold(body)
     given = fields.get("eventtype")
@@ -202,10 +202,15 @@ def _parse(message: bytes, app: str, app_corp_id: str | None, via: Via) -> Parse
     if event_type in CHECK_EVENTS:
         random = fields.get("random") if event_type in SUITE_CHECK_EVENTS else None
         return Parsed(event_type, (), random if isinstance(random, str) else None)
+    made: tuple[Event, ...] = ()
     rows = fields.get("bizdata")
     if event_type in PUSH_EVENTS and isinstance(rows, list):
-        return Parsed(event_type, tuple(_pushed(row, event_type, app, app_corp_id, via) for row in rows), None)
-    return Parsed(event_type, (_event(body, fields, event_type, message, app, app_corp_id, via),), None)
+        good = [row for row in rows if isinstance(row, dict) and row]
+        made = tuple(_pushed(row, event_type, app, app_corp_id, via) for row in good)
+        if len(good) == len(rows):
+            return Parsed(event_type, made, None)
+    # What is no row is kept within its envelope: a payload is always an object.
+    return Parsed(event_type, (*made, _event(body, fields, event_type, message, app, app_corp_id, via)), None)
 
 
 def fingerprint(app: str, body: Any) -> str:
@@ -215,7 +220,8 @@ def fingerprint(app: str, body: Any) -> str:
 
 
 def _mend(message: bytes) -> bytes:
-    """Half of a surrogate pair, as a name cut in the middle of an emoji leaves it, becomes U+FFFD."""
+    """Without a byte order mark; half of a surrogate pair, as a name cut within an emoji leaves it, becomes U+FFFD."""
+    message = message.removeprefix(codecs.BOM_UTF8)
     if b"\\ud" not in message.lower():
         return message
     return _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], message)
@@ -224,11 +230,28 @@ def _mend(message: bytes) -> bytes:
 def _object(message: bytes) -> dict[str, Any]:
     try:
         body = _decode(message)
+    except RecursionError:
+        raise MalformedCallback(_TOO_DEEP) from None
+    except msgspec.ValidationError:
+        # Neither the worker nor the functions of users could read the payload again.
+        raise MalformedCallback("the message has a number out of range") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise MalformedCallback("the message is not JSON") from None
     if not isinstance(body, dict):
         raise MalformedCallback("the message is no JSON object")
+    _measure(body)
     return body
+
+
+def _measure(body: dict[str, Any]) -> None:
+    """Raises MalformedCallback beyond MAX_DEPTH, which the recursion limit of no process must decide."""
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in inner for value in values if isinstance(value, (dict, list))]
+        if not level:
+            return
+    raise MalformedCallback(_TOO_DEEP)
 
 
 def _fold(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,9 +281,9 @@ def _event(
     )
 
 
-def _pushed(row: Any, envelope: str, app: str, app_corp: str | None, via: Via) -> Event:
+def _pushed(row: dict[str, Any], envelope: str, app: str, app_corp: str | None, via: Via) -> Event:
     """The event of one pushed row; one that cannot be read is kept under its envelope's name."""
-    fields = _fold(row) if isinstance(row, dict) else {}
+    fields = _fold(row)
     data = _fold(_biz_data(fields.get("biz_data")))
     keys = [_text(fields.get(name)) or "" for name in ("subscribe_id", "corp_id", "biz_id", "biz_type")]
     version = _text(data.get("syncseq")) or _text(fields.get("gmt_modified"))
@@ -283,17 +306,20 @@ def _biz_data(value: Any) -> dict[str, Any]:
     """A row's biz_data: JSON text on the wire, an object on the documentation's pages."""
     if isinstance(value, str):
         try:
-            value = _decode(_mend(value.encode()))
-        except (msgspec.DecodeError, RecursionError):
+            return _object(_mend(value.encode()))
+        except MalformedCallback:
             return {}
     return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, str):
-        # PostgreSQL's text holds no NUL.
-        return value.replace("\0", "").strip() or None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return None
+    # PostgreSQL's text holds no NUL.
+    text = value.replace("\0", "").strip()
+    return text if text and len(text.encode()) <= MAX_TEXT else None
 
 
 def _number(value: Any) -> int | None:

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import flush, fresh_database, running_postgresql, running_redis
+
+# A busy machine is no failure.
+settings.register_profile("dingbridge", deadline=None)
+settings.load_profile("dingbridge")
 
 
 @pytest.fixture(scope="session")

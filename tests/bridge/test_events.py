@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bridge import events
 from bridge.errors import MalformedCallback
-from bridge.events import CATALOGUE, CONTACT_EVENTS, SUITE_EVENTS, Entity, Event, parse
+from bridge.events import CATALOGUE, CONTACT_EVENTS, MAX_DEPTH, MAX_TEXT, SUITE_EVENTS, Entity, Event, parse
+from tests.fuzz import targets as fuzz
 
 CORP = "dingcorp01"
 MILLIS = 1640657432022
@@ -354,13 +355,21 @@ class TestPushedRows:
         assert event.type == "SYNC_HTTP_PUSH_HIGH" and events.queue_of(event.type) == "other"
 
     @pytest.mark.parametrize(
-        "broken", [None, 5, "text", [], {}, {"biz_data": "{"}, {"biz_data": 3}, {"biz_data": "[1]"}]
+        "broken", [{"x": 1}, {"biz_data": "{"}, {"biz_data": 3}, {"biz_data": "[1]"}, {"biz_data": '{"syncSeq":1e400}'}]
     )
     def test_a_row_that_cannot_be_read_is_kept_and_harms_no_other(self, broken: Any) -> None:
         lost, kept = pushed(broken, row())
         assert (lost.type, lost.corp_id, events.queue_of(lost.type)) == ("SYNC_HTTP_PUSH_HIGH", "appcorp", "other")
         assert json.loads(bytes(lost.payload)) == broken
         assert kept.type == "user_modify_org"
+
+    @pytest.mark.parametrize("broken", [None, 5, "text", [], [row()], {}])
+    def test_what_is_no_row_is_kept_within_its_envelope_and_harms_no_other(self, broken: Any) -> None:
+        kept, lost = pushed(broken, row(), broken)
+        assert kept.type == "user_modify_org"
+        assert (lost.type, lost.corp_id, events.queue_of(lost.type)) == ("SYNC_HTTP_PUSH_HIGH", "appcorp", "other")
+        body = {"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": [broken, row(), broken]}
+        assert json.loads(bytes(lost.payload)) == body and lost.id == events.fingerprint("acme", body)
 
     def test_broken_data_keeps_the_rows_keys(self) -> None:
         (event,) = pushed(row(biz_data="no JSON"))
@@ -370,12 +379,12 @@ class TestPushedRows:
         (event,) = pushed(row(biz_data='{"syncAction":"user_modify_org","syncSeq":"2","name":"\\ud83d"}'))
         assert event.type == "user_modify_org" and event.id.endswith("/2")
 
-    @pytest.mark.parametrize("depth", [10, 500, 5_000, 200_000])
+    @pytest.mark.parametrize("depth", [10, MAX_DEPTH - 1, MAX_DEPTH, 200_000])
     def test_deep_data(self, depth: int) -> None:
         deep = '{"syncAction":"user_modify_org","x":' + "[" * depth + "]" * depth + "}"
         (event,) = pushed(row(biz_data=deep))
         assert event.user_ids == ("0042",)
-        assert event.type == ("user_modify_org" if depth <= 500 else "SYNC_HTTP_PUSH_HIGH")
+        assert event.type == ("user_modify_org" if depth < MAX_DEPTH else "SYNC_HTTP_PUSH_HIGH")
 
 
 class TestBrokenText:
@@ -402,13 +411,32 @@ class TestBrokenText:
         message = rb'{ "EventType" : "x", "name" : "\uD83D\uDC09 \u5f20\/" }'
         assert bytes(parse(message, "acme", None).events[0].payload) == message
 
+    def test_a_byte_order_mark_is_taken_off(self) -> None:
+        mark, body = b"\xef\xbb\xbf", generation_a("user_add_org")
+        (event,) = parse(mark + dump(body), "acme", None).events
+        assert event == one(body)
+        with pytest.raises(MalformedCallback, match="not JSON"):
+            parse(mark * 2 + dump(body), "acme", None)
+        (event,) = pushed(row(biz_data=mark.decode() + '{"syncAction":"user_add_org"}'))
+        assert event.type == "user_add_org"
+
+    @pytest.mark.parametrize("name", ["eventId", "UserId", "CorpId"])
+    @pytest.mark.parametrize("letter", ["a", "张", "🐉"])
+    def test_an_id_that_no_index_could_hold_is_none(self, name: str, letter: str) -> None:
+        fits = letter * (MAX_TEXT // len(letter.encode()))
+        for text, kept in ((fits, True), (fits + letter, False)):
+            event = one({"EventType": "user_add_org", name: text})
+            assert (text in (event.id, event.corp_id, *event.user_ids)) is kept
+
+    def test_a_type_that_is_too_long_is_none(self) -> None:
+        with pytest.raises(MalformedCallback, match="EventType"):
+            parse(dump({"EventType": "x" * (MAX_TEXT + 1)}), "acme", None)
+
     def test_nul(self) -> None:
         event = one({"EventType": "user_add_org\0", "CorpId": "a\0b", "UserId": ["\0"], "eventId": "\0e"})
         assert (event.type, event.corp_id, event.user_ids, event.id) == ("user_add_org", "ab", (), "e")
 
-    @pytest.mark.parametrize(
-        "message", [b"", b" ", b"{", b"{}x", b"\xff", b"\xef\xbb\xbf{}", b"success", b"{'a':1}", b"NaN"]
-    )
+    @pytest.mark.parametrize("message", [b"", b" ", b"{", b"{}x", b"\xff", b"success", b"{'a':1}", b"NaN"])
     def test_no_json(self, message: bytes) -> None:
         with pytest.raises(MalformedCallback):
             parse(message, "acme", None)
@@ -425,25 +453,31 @@ class TestBrokenText:
         with pytest.raises(MalformedCallback, match="EventType"):
             parse(dump(body), "acme", None)
 
-    @pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\xbd"', b'"a\x00b"', b"1e999", b"9" * 5_000])
+    @pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\xbd"', b'"a\x00b"', b"01", b"Infinity"])
     def test_what_json_does_not_know(self, text: bytes) -> None:
         with pytest.raises(MalformedCallback, match="not JSON"):
             parse(b'{"EventType":"x","a":%s}' % text, "acme", None)
 
+    @pytest.mark.parametrize("text", [b"1e400", b"-1e400", b"9" * 400 + b".5", b"9" * 5_000])
+    def test_a_number_that_nobody_could_read_again(self, text: bytes) -> None:
+        with pytest.raises(MalformedCallback, match="number out of range"):
+            parse(b'{"EventType":"x","a":%s}' % text, "acme", None)
+
     @pytest.mark.parametrize("opening", ["[", '{"a":'])
-    def test_any_depth_is_read_or_refused(self, opening: str) -> None:
-        """Around the interpreter's limit too, where reading still works and another step does not."""
+    def test_a_depth_that_every_reader_can_take(self, opening: str) -> None:
         closing = "]" if opening == "[" else "}"
-        outcomes = set()
-        for depth in [1, 100, *range(850, 1010), 100_000, 200_000]:
+        for depth in [1, MAX_DEPTH - 2, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, *range(850, 1010), 200_000]:
             inner = opening * depth + "1" + closing * depth
-            for body in (f'"x":{inner}', f'"bizData":[{inner}]'):
-                try:
-                    parse(f'{{"EventType":"SYNC_HTTP_PUSH_HIGH",{body}}}'.encode(), "acme", None)
-                    outcomes.add("read")
-                except MalformedCallback as refusal:
-                    outcomes.add(str(refusal))
-        assert outcomes == {"read", "the message is nested too deep"}
+            message = f'{{"EventType":"x","x":{inner},"y":[{{}}]}}'.encode()
+            if depth < MAX_DEPTH:
+                fuzz.parse(message)
+                assert len(parse(message, "acme", None).events) == 1
+            else:
+                with pytest.raises(MalformedCallback, match="nested too deep"):
+                    parse(message, "acme", None)
+
+    def test_brackets_in_a_text_are_no_depth(self) -> None:
+        assert one({"EventType": "x", "name": "[" * 5_000 + '\\"{' * 500}).type == "x"
 
 
 Json = st.recursive(
@@ -457,32 +491,31 @@ Known = st.sampled_from(
 Types = st.sampled_from([*CATALOGUE, "SYNC_HTTP_PUSH_HIGH", "check_url", "bpms_task_change", ""])
 
 
-def tries(message: bytes) -> None:
-    try:
-        parsed = parse(message, "acme", "dingcorp")
-    except MalformedCallback:
-        return
-    for event in parsed.events:
-        assert event.id and event.type and "\0" not in event.id + event.type
-        assert events.queue_of(event.type) in events.queue_names()
-        assert events.job_id(event.id) and events.describe(event)
-        assert all(entity.corp_id for entity in events.entities(event))
-        json.loads(bytes(event.payload))
-
-
 class TestNothingElseIsRaised:
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
     def test_any_bytes(self, message: bytes) -> None:
-        tries(message)
+        fuzz.parse(message)
 
     @given(Json)
     def test_any_json(self, body: Any) -> None:
-        tries(json.dumps(body).encode())
+        fuzz.parse(json.dumps(body).encode())
 
     @given(st.dictionaries(Known | st.text(), Json), Types, st.booleans())
     def test_any_event(self, body: dict[str, Any], event_type: str, ascii_only: bool) -> None:
-        tries(json.dumps({"EventType": event_type, **body}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+        fuzz.parse(
+            json.dumps({"EventType": event_type, **body}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+        )
 
     @given(st.lists(st.dictionaries(Known | st.sampled_from(list(row())), Json) | Json, max_size=4))
     def test_any_rows(self, rows: list[Any]) -> None:
-        tries(json.dumps({"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": rows}).encode())
+        fuzz.parse(json.dumps({"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": rows}).encode())
+
+
+class TestMemory:
+    @pytest.mark.parametrize("name", ["bizData", "UserId", "x"])
+    @pytest.mark.parametrize(
+        "unit", ["1", "1.5", '"a"', '"\\n"', "{}", "[]", "[[]]", '{"":0}', '{"a":{}}', '{"biz_id":1}', '"\\ud83d"']
+    )
+    def test_many_small_values_cost_a_multiple_of_their_size(self, unit: str, name: str) -> None:
+        values = ",".join([unit] * (20_000 // len(unit)))
+        fuzz.parse(f'{{"EventType":"SYNC_HTTP_PUSH_HIGH","{name}":[{values}]}}'.encode())

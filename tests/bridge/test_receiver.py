@@ -321,6 +321,10 @@ NOT_A_CALLBACK: dict[str, Callable[[], Callback]] = {
     "message with an empty type": lambda: Callback({"EventType": " "}),
     "message with a number as type": lambda: Callback({"EventType": 7}),
     "message is very deep": lambda: Callback('{"EventType":"x","x":' + "[" * 100_000),
+    "message is deeper than the worker can read": lambda: Callback(
+        '{"EventType":"x","x":' + "[" * 990 + "]" * 990 + "}"
+    ),
+    "message with a number out of range": lambda: Callback('{"EventType":"x","x":1e400}'),
 }
 NOT_OURS: dict[str, Callable[[], Callback]] = {
     "another token": lambda: Callback(token="somebodyElse"),

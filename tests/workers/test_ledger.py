@@ -1,11 +1,14 @@
 """Final rows of events, the log of changes, and the jobs owed."""
 
+import json
 from datetime import UTC, datetime
 from typing import get_args
 
 import msgspec
 import pytest
 
+from bridge import queues
+from bridge.events import MAX_DEPTH, MAX_TEXT, parse
 from tests.installation import CORP
 from tests.workers.helpers import Desk, an_event
 from workers.store import ledger, tables
@@ -40,6 +43,42 @@ def test_a_final_row_tells_all_of_its_event(desk: Desk) -> None:
     assert row["occurred_at"] == datetime.fromtimestamp(1_700_000_000, UTC)
     assert row["received_at"] == datetime(2025, 12, 29, 9, 20, 0, 123_456, UTC)
     assert row["applied_at"] == NOW
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        rb'"\u0000"',
+        rb'"\ud83d"',
+        rb'"\ud83d\udc09"',
+        b"9" * 4000,
+        b"1e308",
+        b"-0.0",
+        b"5e-324",
+        b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1),
+        b'{"":{"a":1,"a":2}}',
+    ],
+    ids=["NUL", "half a pair", "pair", "digits", "large", "minus zero", "small", "deep", "doubled"],
+)
+@pytest.mark.parametrize("rows", [b"", b'"bizData":[{"a":1},5,null],'], ids=["", "no rows"])
+def test_whatever_the_receiver_takes_can_be_kept(desk: Desk, value: bytes, rows: bytes) -> None:
+    message = b'\xef\xbb\xbf {"EventType":"SYNC_HTTP_PUSH_HIGH",%s"CorpId":"c","x":%s}' % (rows, value)
+    taken = [queues.decode(queues.encode(event)) for event in parse(message, "acme", CORP).events]
+    assert record(desk, *(Verdict(event, STAMP, "ignored") for event in taken)) == {event.id for event in taken}
+    kept = {row["id"]: row["payload"] for row in desk.rows(tables.events)}
+    assert kept == {event.id: json.loads(bytes(event.payload)) for event in taken}
+    assert all(isinstance(payload, dict) for payload in kept.values())
+
+
+def test_the_longest_keys_that_the_receiver_takes_fit_an_index(desk: Desk) -> None:
+    """Without the limit PostgreSQL refuses the row, and with it the whole batch."""
+    keys = {name: "".join(map(chr, range(0x4E00 + at, 0x4E00 + at + MAX_TEXT // 3))) for at, name in enumerate(
+        ("subscribe_id", "corp_id", "biz_id", "biz_type", "gmt_modified")
+    )}  # fmt: skip
+    message = json.dumps({"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": [keys]}).encode()
+    (event,) = parse(message, "acme", None).events
+    assert event.id == "/".join(keys.values())
+    assert record(desk, Verdict(event, STAMP, "ignored")) == {event.id}
 
 
 @pytest.mark.parametrize(
