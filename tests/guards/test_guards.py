@@ -30,11 +30,11 @@ def test_a_guard_is_found_once_and_the_code_without_it_still_runs(guard: Guard, 
 @pytest.mark.parametrize("test", sorted({test for guard in GUARDS for test in guard.tests}))
 def test_the_tests_are_there(test: str) -> None:
     file, *names = test.partition("[")[0].split("::")
-    assert "::".join(names) in tests_of(file)
+    assert "::".join(names) in named_in(file)
 
 
 @cache
-def tests_of(file: str) -> set[str]:
+def named_in(file: str) -> set[str]:
     """The tests of a file, with their classes; `make guards` checks their parameters as it runs them."""
     found = set()
     for node in ast.parse((ROOT / file).read_text()).body:
