@@ -66,8 +66,8 @@ class Claimer(SimpleWorker, ABC):
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; then what is held is finished or given back."""
+        self._install_signal_handlers()  # type: ignore[no-untyped-call] # before anybody can see this worker
         self.bootstrap(logging_level="WARNING")
-        self._install_signal_handlers()  # type: ignore[no-untyped-call]
         renewing = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         renewing.start()
         failures = 0
