@@ -4,13 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.servers import flush, fresh_database, running_postgresql, running_redis
 
 # A busy machine is no failure.
 settings.register_profile("dingbridge", deadline=None)
 settings.load_profile("dingbridge")
+# Of `make mutants`: the same verdict every time, soon, of tests that run often in one process.
+settings.register_profile(
+    "mutants",
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.differing_executors],
+)
 
 
 @pytest.fixture(scope="session")
