@@ -390,7 +390,7 @@ BRIDGE: tuple[Guard, ...] = (
         INTAKE,
         "                self._say_away(error)\n        self._spool",
         "                if not self._say_away(error):\n                    raise\n        self._spool",
-        (T_INTAKE + "test_a_refusal_keeps_nobody_from_asking",),
+        (T_INTAKE + "test_a_redis_that_refuses_is_asked_again_at_once",),
     ),
     Guard(
         "nobody waits for a Redis that is known to be away",
@@ -414,7 +414,7 @@ BRIDGE: tuple[Guard, ...] = (
         INTAKE,
         "isinstance(error.__cause__, redis.ConnectionError | redis.TimeoutError) and",
         "",
-        (T_INTAKE + "test_a_refusal_keeps_nobody_from_asking",),
+        (T_INTAKE + "test_a_redis_that_refuses_is_asked_again_at_once",),
     ),
     Guard(
         "the spool is drained from the start",

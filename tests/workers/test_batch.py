@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 import sqlalchemy as sa
@@ -317,10 +318,14 @@ class TestFaults:
     ) -> None:
         """PostgreSQL's text holds no NUL."""
         with installed(redis_url, postgresql_url, tmp_path) as place:
-            (event_id,) = accept(place, an_event("a\0type"))
+            (event_id,) = accept(place, an_event("a\0type", payload=msgspec.Raw(b"{}")))
             place.parts.connection.hset(f"rq:job:{event_id}", "number_of_retries", batch.MAX_ATTEMPTS - 1)
             place.worker.turn()
-            assert job(place, event_id).get_status() == JobStatus.FAILED
+            failed = job(place, event_id)
+            assert failed.get_status() == JobStatus.FAILED
+            result = failed.latest_result()
+            assert result is not None
+            assert f"given up after {batch.MAX_ATTEMPTS} attempts" in str(result.exc_string)
 
     def test_a_job_that_was_deleted_by_hand_ends_no_worker(self, one_place: Installation) -> None:
         forbid(one_place, "qyapi_get_member")
