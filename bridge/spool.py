@@ -66,7 +66,7 @@ class Spool:
         """Bytes of all segments, whoever writes them."""
         total = 0
         for path in self._folder.glob(f"*{SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # another drained it meanwhile, or it cannot be opened either
                 total += path.stat().st_size
         return total
 
@@ -81,6 +81,10 @@ class Spool:
                 descriptor = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
                 continue  # another drained it meanwhile
+            except OSError as error:
+                reason = os.strerror(error.errno or 0).lower()
+                log.warning("a segment of the spool cannot be opened", segment=path.name, reason=reason)
+                continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists():
@@ -162,11 +166,20 @@ def read(segment: Path) -> Iterator[Event]:
         event, following = _parse(data, at)
         if event is None:
             aside = segment.with_suffix(TORN_SUFFIX)
-            aside.write_bytes(data[at:])
+            _keep(aside, data[at:])
             log.warning("a segment of the spool has an end that cannot be read", kept=aside.name, bytes=len(data) - at)
             return
         yield event
         at = following
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Durable once this returns: the segment that it comes from is deleted then."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
 
 
 def _record(data: bytes) -> bytes:

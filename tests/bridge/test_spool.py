@@ -38,6 +38,15 @@ def test_what_was_added_is_read_in_order_and_whole(tmp_path: Path) -> None:
     assert next(found for segment in source.drainable() for found in spool.read(segment)) == first
 
 
+def test_a_segment_that_cannot_be_opened_stands_in_the_way_of_no_other(tmp_path: Path) -> None:
+    source = Spool(tmp_path / "spool")
+    source.add([event(1)])
+    broken = tmp_path / "spool" / f"{'0' * 20}-broken{spool.SUFFIX}"
+    broken.symlink_to(broken)  # a loop, which nobody can open
+    assert drained(source) == ["e1"]
+    assert source.room()
+
+
 def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = []
     real = os.fdatasync

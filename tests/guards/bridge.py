@@ -260,7 +260,7 @@ BRIDGE: tuple[Guard, ...] = (
         "an end that cannot be read is kept aside",
         "what another version may read is deleted with the segment",
         SPOOL,
-        "            aside.write_bytes(data[at:])\n",
+        "            _keep(aside, data[at:])\n",
         "",
         (T_SPOOL + "test_a_record_that_was_changed_is_kept_aside",),
     ),
