@@ -195,14 +195,15 @@ def test_without_redis_and_spool_nothing_is_acknowledged(server: RedisServer, tm
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     config = Config.model_validate(settings(redis={"url": server.url}))
-    intake = Intake(connect(config, Patience.RECEIVER), Spool(blocked / "spool"))
-    server.kill()
-    with pytest.raises(NotDurable):
-        intake.take([event(1)])
-    assert intake.components() == {"redis": False, "spool": False}
-    # Nobody has found out yet that Redis is back; with no spool to go to, it is asked all the same.
-    server.start()
-    assert intake.take([event(1)]) == ["accepted"]
+    with connect(config, Patience.RECEIVER) as connection:
+        intake = Intake(connection, Spool(blocked / "spool"))
+        server.kill()
+        with pytest.raises(NotDurable):
+            intake.take([event(1)])
+        assert intake.components() == {"redis": False, "spool": False}
+        # Nobody has found out yet that Redis is back; with no spool to go to, it is asked all the same.
+        server.start()
+        assert intake.take([event(1)]) == ["accepted"]
 
 
 def test_a_blackholed_address_is_given_up_fast(tmp_path: Path) -> None:
