@@ -18,13 +18,17 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from bridge import queues
+from bridge import receiver as module
 from bridge.config import Config
+from bridge.errors import NotDurable
+from bridge.intake import Intake
+from bridge.misses import MISSES_KEY, Misses
 from bridge.queues import Patience
 from bridge.receiver import MAX_BODY
 from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed
 from tests.bridge.wsgi import receiver
 from tests.installation import AES_KEY, CORP, settings
-from tests.servers import running_redis
+from tests.servers import running_redis, wait_until
 
 OLD_TOKEN, OLD_KEY = "oldTok3n", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 SUITE_OWNER = "suitetestkey0001"
@@ -482,3 +486,61 @@ class TestBehindProxies:
         headers = {"X-Forwarded-For": "203.119.0.1", "X-Forwarded-Prefix": "/bridge"}
         assert taken(app.test_client(), Callback(), headers=headers) == "success"
         assert seen == [("/bridge", "203.119.0.1") if hops else ("", "127.0.0.1")]
+
+
+class TestMissed:
+    """What DingTalk will list as failed makes the clock read that list; what a stranger sends never does."""
+
+    APPS = ("acme", "suite-auto", "suite-random", "suite-success")
+
+    @pytest.fixture
+    def misses(self, http: FlaskClient, connection: redis.Redis) -> Misses:
+        """A receiver whose start was noted, long ago."""
+        found = Misses(connection)
+        wait_until(lambda: found.read().keys() == set(self.APPS), what="the note of the start")
+        connection.delete(MISSES_KEY)
+        return found
+
+    def noted(self, http: FlaskClient, connection: redis.Redis, callback: Callback) -> set[str]:
+        """The apps noted after this callback: those before a later one, whose note is seen to arrive."""
+        post(http, callback)
+        later = Callback("[]", app="suite-auto", owner=SUITE_OWNER)
+        assert post(http, later).status_code == 400
+        misses = Misses(connection)
+        wait_until(lambda: "suite-auto" in misses.read(), what="the later note")
+        return set(misses.read()) - {"suite-auto"}
+
+    def test_an_answer_in_time_is_no_miss(self, http: FlaskClient, connection: redis.Redis, misses: Misses) -> None:
+        assert self.noted(http, connection, Callback()) == set()
+
+    def test_one_that_came_late_is(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
+        assert self.noted(http, connection, Callback()) == {"acme"}
+
+    def test_so_is_a_callback_of_dingtalks_that_was_refused(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_intake: Intake, _batch: Any) -> Any:
+            raise NotDurable("no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Intake, "take", full)
+            assert post(http, Callback()).status_code == 503
+        assert self.noted(http, connection, Callback()) == {"acme"}
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            Callback(token="wr0ngToken"),
+            Callback(owner="somebodyelse"),
+            Callback(aes_key=OLD_KEY),
+            signed("no base64 at all"),
+        ],
+    )
+    def test_a_forged_one_is_not(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, forged: Callback
+    ) -> None:
+        assert post(http, forged).status_code in (400, 403)
+        assert self.noted(http, connection, forged) == set()
