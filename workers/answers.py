@@ -126,11 +126,17 @@ def decode(body: bytes) -> Json:
     if b"\\u0000" in body:
         body = body.replace(b"\\u0000", b"\\ufffd")
     try:
-        answer = msgspec.json.decode(body)
+        return _object(_lenient(body), "answer")
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _lenient(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
     except msgspec.DecodeError:
         lenient = json.dumps(json.loads(body.decode("utf-8-sig", "replace")), ensure_ascii=False)
-        answer = msgspec.json.decode(lenient.encode("utf-8", "replace"))
-    return _object(answer, "answer")
+        return msgspec.json.decode(lenient.encode("utf-8", "replace"))
 
 
 def read_user(answer: Json) -> User:
@@ -316,7 +322,7 @@ def _parsed(value: Any, field: str) -> Any:
         return value
     try:
         return msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ValidationError(f"{field} is no JSON") from None
 
 

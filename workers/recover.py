@@ -233,7 +233,7 @@ class Recovery:
             outcome.replies += 1
             try:
                 listed = answers.read_failed_list(answers.decode(reply.body))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 if refused is None:
                     faults.append(f"the reply cannot be read: {error}")
         found = self._events(reply.app, listed, faults)

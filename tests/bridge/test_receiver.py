@@ -25,7 +25,7 @@ from bridge.intake import Intake
 from bridge.misses import MISSES_KEY, Misses
 from bridge.queues import Patience
 from bridge.receiver import MAX_BODY
-from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed
+from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed, untouched
 from tests.bridge.wsgi import receiver
 from tests.installation import AES_KEY, CORP, settings
 from tests.servers import running_redis, wait_until
@@ -216,7 +216,7 @@ class TestChecks:
         message = {"EventType": event_type, "Random": "LPIdSnlF", "TestSuiteKey": owner}
         assert taken(http, Callback(message, app=app, owner=owner)) == reply
         assert taken(http, Callback({"EventType": event_type}, app=app, owner=owner)) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert event_counts(http) == {(app, event_type, "checked"): 2}
 
     @pytest.mark.parametrize("app", ["suite-random", "suite-auto"])
@@ -224,11 +224,11 @@ class TestChecks:
         message = {"EventType": "check_url", "Random": "LPIdSnlF"}
         assert taken(http, Callback(message, app=app, owner=CREATION_OWNER)) == "success"
         assert taken(http, Callback({"EventType": "check_url"})) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_pushed_rows_without_a_row(self, http: FlaskClient, connection: redis.Redis) -> None:
         assert taken(http, Callback({"EventType": "SYNC_HTTP_PUSH_MEDIUM", "bizData": []})) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
 
 def query_without(*names: str) -> Callback:
@@ -301,7 +301,7 @@ class TestRefused:
     @pytest.mark.parametrize("case", NOT_A_CALLBACK)
     def test_not_a_callback(self, http: FlaskClient, connection: redis.Redis, case: str) -> None:
         refused(post(http, NOT_A_CALLBACK[case]()), 400)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert refusal_counts(http) == {("acme", "400"): 1}
         assert event_counts(http) == {}
 
@@ -310,7 +310,7 @@ class TestRefused:
         response = post(http, NOT_OURS[case]())
         assert response.status_code in ((400, 403) if "AES key" in case else (403,))
         refused(response, response.status_code)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_a_changed_timestamp_or_nonce(self, http: FlaskClient) -> None:
         for name in ("timestamp", "nonce"):
@@ -326,7 +326,7 @@ class TestRefused:
     @pytest.mark.parametrize("app", ["unknown", "Acme", "acme ", "acme%00", "..", "callback"])
     def test_no_such_app(self, http: FlaskClient, connection: redis.Redis, app: str) -> None:
         refused(post(http, Callback(app=app)), 404)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert refusal_counts(http) == {("none", "404"): 1}
 
     @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ class TestRefused:
         callback.path += end
         refused(http.open(callback.url, method=method, data=callback.body), 405)
         assert http.head(callback.url).status_code == 405
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_a_post_where_there_is_only_something_to_read(self, http: FlaskClient) -> None:
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -354,7 +354,7 @@ class TestRefused:
         callback = Callback()
         callback.body += b" " * (MAX_BODY + 1 - len(callback.body))
         refused(post(http, callback), 413)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_the_log_says_why_and_tells_no_secret(self, http: FlaskClient) -> None:
         with capture_logs() as lines:
@@ -458,7 +458,7 @@ class TestWithoutRedis:
             http = make(url, no_disk).test_client()
             direct.config_set("maxmemory", 1)
             refused(post(http, Callback()), 503)
-            assert direct.dbsize() == 0
+            assert untouched(direct)
             direct.config_set("maxmemory", 0)
             assert taken(http, Callback()) == "success"
             assert direct.llen("rq:queue:user_add_org") == 1
