@@ -321,8 +321,8 @@ def recover(app_name: str | None, as_json: bool) -> None:
         )
     outcome = recovery.recover(names)
     store.close()
-    counts = f"{outcome.replies} replies: {outcome.new} events were new, {outcome.repeats} were known"
-    show(asdict(outcome), as_json, f"{counts}, {outcome.unreadable} items could not be read")
+    said = f"{outcome.new} events were new, {outcome.repeats} known; {outcome.unreadable} items could not be read"
+    show(asdict(outcome), as_json, f"{outcome.replies} replies of the failed list: {said}")
     for fault in outcome.faults:
         click.echo(fault, err=True)
     if outcome.faults:
