@@ -64,13 +64,6 @@ class Outcome:
     unreadable: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def add(self, other: "Outcome") -> None:
-        self.replies += other.replies
-        self.new += other.new
-        self.repeats += other.repeats
-        self.unreadable += other.unreadable
-        self.faults += other.faults
-
 
 class Source(NamedTuple):
     """An app whose failed list can be asked for."""
@@ -186,7 +179,8 @@ class Recovery:
             confirmed = Outcome()
             self._ask(name, page(True), confirmed)
             # What is confirmed was taken before, but for what came in between.
-            outcome.add(Outcome(replies=confirmed.replies, new=confirmed.new))
+            outcome.replies += confirmed.replies
+            outcome.new += confirmed.new
             cursor = max([cursor, *_ids(listed)])
             if not listed.more:
                 return

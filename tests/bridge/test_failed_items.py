@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given as of
+from hypothesis import strategies as st
 
-from bridge import events
+from bridge import events, queues
 from bridge.errors import MalformedCallback
 from bridge.events import Event
 
@@ -159,3 +161,23 @@ def test_what_cannot_be_read_says_why_and_nothing_of_people(given: Any, reason: 
     with pytest.raises(MalformedCallback, match=reason) as raised:
         parsed(given)
     assert "zhang" not in str(raised.value)
+
+
+NAMES = "call_back_tag data callbackData roleLabelChange userid deptId bizData EventType eventId".split()
+SAID = ["user_add_org", "SYNC_HTTP_PUSH_MEDIUM", "", "{", "7", "\0", '{"userid":[1]}']
+TEXTS = st.sampled_from([*NAMES, *SAID]) | st.text()
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=4) | inner.map(json.dumps),
+    max_leaves=12,
+)
+
+
+@of(VALUES, VALUES)
+def test_whatever_it_is_it_becomes_jobs_or_is_named(first: Any, second: Any) -> None:
+    for given in (first, item("user_add_org", user_add_org=first, data=second)):
+        try:
+            found = parsed(given)
+        except MalformedCallback:
+            continue
+        assert all(queues.decode(queues.encode(event)).id == event.id for event in found)

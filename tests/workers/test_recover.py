@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -402,6 +403,17 @@ class TestReading:
         place.simulator.faults.set({"ban": None})
         place.parts.connection.delete("bridge:budget")
         assert recover(place) == Outcome(replies=1, new=1)
+
+    def test_two_at_a_time_double_nothing(self, place: Installation) -> None:
+        """The verb beside the clock."""
+        fail(place)
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(
+                pool.map(lambda recovery: recovery.recover(["acme"]), [a_recovery(place) for _ in range(2)])
+            )
+        recover(place)
+        assert sum(outcome.new for outcome in outcomes) == FAILED
+        all_is_done(place)
 
     def test_an_expired_token_costs_nothing(self, one_place: Installation) -> None:
         recover(one_place)

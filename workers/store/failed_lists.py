@@ -78,6 +78,16 @@ def calls_since(connection: Connection, app: str, since: datetime) -> int:
     return connection.execute(query).scalar_one()
 
 
+def counts(connection: Connection) -> tuple[int, int]:
+    """How many calls are not finished, and how many have something to tell."""
+    table = failed_lists.c
+    query = sa.select(
+        sa.func.count().filter(table.taken_at.is_(None)), sa.func.count().filter(table.error.is_not(None))
+    ).select_from(failed_lists)
+    unfinished, faulty = connection.execute(query).one()
+    return unfinished, faulty
+
+
 def prune(connection: Connection, before: datetime) -> int:
     """Delete what was asked before then and is done; how many."""
     table = failed_lists.c
