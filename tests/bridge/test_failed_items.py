@@ -163,7 +163,7 @@ def test_what_cannot_be_read_says_why_and_nothing_of_people(given: Any, reason: 
     assert "zhang" not in str(raised.value)
 
 
-NAMES = "call_back_tag data callbackData roleLabelChange userid deptId bizData EventType eventId".split()
+NAMES = ["call_back_tag", "data", "callbackData", "roleLabelChange", "userid", "deptId", "bizData", "EventType"]
 SAID = ["user_add_org", "SYNC_HTTP_PUSH_MEDIUM", "", "{", "7", "\0", '{"userid":[1]}']
 TEXTS = st.sampled_from([*NAMES, *SAID]) | st.text()
 VALUES = st.recursive(
