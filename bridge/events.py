@@ -142,6 +142,11 @@ PUSH_EVENTS = frozenset({"SYNC_HTTP_PUSH_HIGH", "SYNC_HTTP_PUSH_MEDIUM"})
 #: Which ids a pushed row's biz_id gives, by biz_type (KB-E/0005).
 _BIZ_ID_FIELD: Mapping[int, str] = {13: "user_ids", 14: "dept_ids", 15: "role_ids"}
 
+#: Where an item of the failed list holds what the callback said, beside the field named like its tag (api.md §6).
+_ITEM_DATA = ("data", "call_back_data")
+#: And within that: contacts, roles, approvals.
+_ITEM_INNER = ("callbackdata", "rolelabelchange", "bpmscallbackdata")
+
 _TOO_DEEP = "the message is nested too deep"
 _decode = msgspec.json.Decoder().decode
 
@@ -213,6 +218,45 @@ def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") 
     return Parsed(event_type, (*made, _event(body, fields, event_type, message, app, app_corp_id, via)), None)
 
 
+def parse_failed_item(item: Any, app: str, app_corp_id: str | None) -> tuple[Event, ...]:
+    """The events of one item of DingTalk's failed list, whichever of its shapes it has (api.md §6).
+
+    Where it holds the whole message, or an eventId, these have the ids that the callback's would have had.
+    Raises MalformedCallback when it cannot be read.
+    """
+    body = _embedded(item)
+    if body is None:
+        raise MalformedCallback("the item is no JSON object")
+    _measure(body)
+    fields = _fold(body)
+    given = fields.get("call_back_tag")
+    tag = _text(given) if isinstance(given, str) else None
+    if tag is None:
+        raise MalformedCallback("the item has no call_back_tag")
+    layers = [fields]
+    for name in (tag.lower(), *_ITEM_DATA):
+        if (data := _embedded(fields.get(name))) is not None:
+            layers.append(_fold(data))
+            if "eventtype" in layers[-1]:
+                return parse(_encode(data), app, app_corp_id, "failed_list").events
+    for name in _ITEM_INNER:
+        layers += [_fold(data) for layer in layers if (data := _embedded(layer.get(name))) is not None]
+    told = {name: value for layer in reversed(layers) for name, value in layer.items() if value not in (None, "", [])}
+    told.setdefault("eventtime", told.get("event_time"))
+    return (_event(body, told, tag, _encode(body), app, app_corp_id, "failed_list"),)
+
+
+def _embedded(value: Any) -> dict[str, Any] | None:
+    """An object, also as JSON text; None for what is neither. Raises MalformedCallback for text that is broken off."""
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        return _object(_mend(value.encode()))
+    return value if isinstance(value, dict) else None
+
+
+def _encode(body: Any) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
 def fingerprint(app: str, body: Any) -> str:
     """The id of a message that has none: SHA-256 of the app and its canonical JSON."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -259,7 +303,7 @@ def _fold(body: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in body.items():
         name = key.strip().lower()
-        if fields.get(name) in (None, ""):
+        if fields.get(name) in (None, "", []):
             fields[name] = value
     return fields
 

@@ -11,6 +11,7 @@ from bridge import spool
 from bridge.accept import Acceptor
 from bridge.errors import NotDurable
 from bridge.events import Event
+from bridge.misses import Misses
 from bridge.spool import Spool
 from bridge.together import Together
 
@@ -33,6 +34,10 @@ class Intake:
         self._spool = spool_folder
         self._acceptor = Acceptor(connection)
         self._together = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
+        self._misses = Misses(connection)
+        #: Apps whose misses are not in Redis yet; the drainer brings them there.
+        self._missed: set[str] = set()
+        self._lock = threading.Lock()
         #: Set while Redis is known to be away: nobody waits for it then.
         self._away = threading.Event()
         #: Set when the drainer has something to do.
@@ -60,6 +65,12 @@ class Intake:
     def _ask_redis(self, batch: Sequence[Event]) -> Sequence[str]:
         return ["accepted" if new else "repeated" for new in self._together.run(batch)]
 
+    def missed(self, apps: Iterable[str]) -> None:
+        """DingTalk may count a callback to these apps as failed; the clock is told once Redis can be."""
+        with self._lock:
+            self._missed.update(apps)
+        self._spooled.set()
+
     def components(self) -> dict[str, bool]:
         """Which of the two would take an event now."""
         return {"redis": self._answers(), "spool": self._spool.room()}
@@ -85,6 +96,7 @@ class Intake:
                     continue
             self._spooled.clear()
             try:
+                self._note_misses()
                 drain(self._spool, self._acceptor)
             except NotDurable as error:
                 if not self._say_away(error):
@@ -94,6 +106,19 @@ class Intake:
             except OSError as error:
                 log.warning("the spool cannot be read", reason=_reason(error))
             self._spooled.wait(LOOK_SECONDS)
+
+    def _note_misses(self) -> None:
+        """Raises NotDurable; they are noted later then."""
+        with self._lock:
+            apps, self._missed = self._missed, set()
+        if not apps:
+            return
+        try:
+            self._misses.note(apps)
+        except redis.RedisError as error:
+            with self._lock:
+                self._missed |= apps
+            raise NotDurable(f"Redis did not take a note: {type(error).__name__}") from error
 
     def _say_away(self, error: NotDurable) -> bool:
         """Whether Redis is away, after this; one that answers with a refusal is not."""

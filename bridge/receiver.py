@@ -19,6 +19,8 @@ from bridge.spool import Spool
 
 #: Bytes; DingTalk documents no limit, its own payloads are a few kilobytes.
 MAX_BODY = 1 << 20
+#: Seconds from which an answer may have come too late: DingTalk gives up after 1.2 to 2.5 (delivery.md §1).
+LATE_SECONDS = 1.0
 #: Query parameters by meaning; the first that is not empty wins (Callback-Crypto README, KB-E/0004).
 SIGNATURE_NAMES = ("msg_signature", "signature")
 TIMESTAMP_NAMES = ("timestamp", "timeStamp")
@@ -81,6 +83,7 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         if len(target.keys) > 1:
             metrics.old_key.labels(target.name)  # 0 shows as well, or nobody could wait for it to stand still
     intake.start()
+    intake.missed(apps)
 
     @app.post("/callback/<name>", provide_automatic_options=False)
     def callback(name: str) -> Response:
@@ -90,15 +93,24 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         opened = target.open()
         if opened.key != target.keys[0]:
             metrics.old_key.labels(name).inc()
-        parsed = events.parse(opened.message, target.name, target.corp_id)
-        outcomes = intake.take(parsed.events) if parsed.events else []
-        for event, outcome in zip(parsed.events, outcomes, strict=True):
-            metrics.count(name, event.type, outcome)
-        if not parsed.events:
-            metrics.count(name, parsed.type, "checked")
-        reply = target.seal(opened, parsed)
-        metrics.seconds.observe(time.perf_counter() - begun)
-        return reply
+        # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not, and
+        # must not make us call an API that has a monthly quota.
+        missed = True
+        try:
+            parsed = events.parse(opened.message, target.name, target.corp_id)
+            outcomes = intake.take(parsed.events) if parsed.events else []
+            for event, outcome in zip(parsed.events, outcomes, strict=True):
+                metrics.count(name, event.type, outcome)
+            if not parsed.events:
+                metrics.count(name, parsed.type, "checked")
+            reply = target.seal(opened, parsed)
+            seconds = time.perf_counter() - begun
+            metrics.seconds.observe(seconds)
+            missed = seconds > LATE_SECONDS
+            return reply
+        finally:
+            if missed:
+                intake.missed([name])
 
     @app.get("/healthz")
     def healthz() -> Response:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -160,7 +161,8 @@ def clock() -> None:
     store = open_store(config.datastore.url)
     migrate.check(store)
     dispatcher = jobs.Dispatcher(store, connection)
-    Clock(connection, store, dispatcher, config.retention).run(_until_told())
+    recovery = compose.recovery(config, connection, store)
+    Clock(connection, store, dispatcher, config.retention, recovery.tick).run(_until_told())
 
 
 @main.command(epilog=example("PORT=8001 dingbridge console"))
@@ -299,6 +301,33 @@ def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
+        sys.exit(FAILED)
+
+
+@main.command(epilog=example("dingbridge recover --app acme"))
+@click.option("--app", "app_name", help="Read the list of this app alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def recover(app_name: str | None, as_json: bool) -> None:
+    """Read DingTalk's list of failed callbacks now and feed it in; the clock does so by itself."""
+    logs.configure("recover")
+    config = configuration.load()
+    connection = compose.trusted_redis(config)
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    recovery = compose.recovery(config, connection, store)
+    names = [config.app(app_name).name] if app_name else recovery.apps
+    if not names or not set(names) <= set(recovery.apps):
+        raise BridgeError(
+            f"{app_name or 'no app'} has the credentials: set app_key and app_secret, or those of its suite"
+        )
+    outcome = recovery.recover(names)
+    store.close()
+    said = f"{outcome.new} events were new, {outcome.repeats} known; {outcome.unreadable} items could not be read"
+    show(asdict(outcome), as_json, f"{outcome.replies} replies of the failed list: {said}")
+    for fault in outcome.faults:
+        click.echo(fault, err=True)
+    if outcome.faults:
         sys.exit(FAILED)
 
 

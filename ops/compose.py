@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
+import sqlalchemy as sa
 import urllib3
 
 from bridge import queues, safety
@@ -12,14 +13,16 @@ from bridge.queues import Patience
 from workers import jobs
 from workers.batch import BatchWorker
 from workers.budget import Budget
-from workers.dingtalk import DingTalk
+from workers.dingtalk import DingTalk, Suite
 from workers.fold import Folder
 from workers.moment import RedisClock
 from workers.readers import Readers
+from workers.recover import Recovery, Source
 from workers.refresh import Refresher
 from workers.registry import Registry
 from workers.store import migrate
 from workers.store.engine import Store, open_store
+from workers.store.tables import suites
 from workers.tokens import Tokens
 
 #: API calls that one worker makes at the same time.
@@ -52,21 +55,45 @@ def open_parts(config: Config) -> Parts:
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    budget = Budget(connection, config.dingtalk.calls_per_second)
-    tokens = Tokens(connection)
-    http = urllib3.PoolManager(maxsize=READ_THREADS)
-
-    def client(app: AppConfig) -> DingTalk:
-        assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
-        return DingTalk(
-            app.name, app.app_key, app.app_secret.get_secret_value(), config.dingtalk.api, budget, tokens, http
-        )
-
-    readers = Readers(config, client, READ_THREADS)
+    readers = Readers(config, _Clients(config, connection, store).corp, READ_THREADS)
     clock = RedisClock(connection)
     registry = jobs.load_registry(config)
     folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds)
     return Parts(config, connection, store, clock, readers, folder, registry)
+
+
+class _Clients:
+    """DingTalk's API as the apps see it; they share the budget, tokens and connections."""
+
+    def __init__(self, config: Config, connection: redis.Redis, store: Store) -> None:
+        self._api = config.dingtalk.api
+        self._shared = (Budget(connection, config.dingtalk.calls_per_second), Tokens(connection))
+        self._http = urllib3.PoolManager(maxsize=READ_THREADS)
+        self._store = store
+
+    def corp(self, app: AppConfig) -> DingTalk:
+        """An internal app, in its corp."""
+        assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
+        return DingTalk(app.name, app.app_key, app.app_secret.get_secret_value(), self._api, *self._shared, self._http)
+
+    def suite(self, app: AppConfig) -> Suite:
+        """A third-party app, for itself."""
+        key, secret = app.suite_key, app.suite_secret
+        assert key and secret  # noqa: S101 - as above
+
+        def ticket() -> str | None:
+            with self._store.reading() as sql:
+                return sql.scalar(sa.select(suites.c.ticket).where(suites.c.suite_key == key))
+
+        return Suite(app.name, key, secret.get_secret_value(), self._api, *self._shared, self._http, ticket)
+
+
+def recovery(config: Config, connection: redis.Redis, store: Store) -> Recovery:
+    """What reads the failed lists of all apps with credentials."""
+    clients = _Clients(config, connection, store)
+    sources = [Source(app, clients.corp(app)) for app in config.apps if app.reads]
+    sources += [Source(app, clients.suite(app)) for app in config.apps if app.suite_key]
+    return Recovery(sources, store, RedisClock(connection), connection)
 
 
 def trusted_redis(config: Config) -> redis.Redis:

@@ -128,13 +128,15 @@ def _asked_for(call: Call, asked: Params, failure: Failure) -> bool:
 
 
 def _item(failure: Failure, form: str) -> Body:
-    """One item: as documented today, flat as in 2016, or with the tag's value as a JSON string."""
+    """One item: as documented today, flat as in 2016, or as the .NET SDK has it: JSON text under the tag or `data`."""
     told = {name: ids for name, keys in _IDS.items() for key in keys if (ids := failure.payload.get(key)) is not None}
     head: Body = {"call_back_tag": failure.tag, "event_time": failure.event_time}
     if form == "2016":
         return head | {"userid": [], "deptid": [], "corpid": failure.corp_id} | told | _labels(failure)
     data = _data(failure, told) | {"corpid": failure.corp_id}
-    return head | {failure.tag: json.dumps(data, ensure_ascii=False) if form == "string" else data}
+    if form == "new":
+        return head | {failure.tag: data}
+    return head | {failure.tag if form == "string" else "data": json.dumps(data, ensure_ascii=False)}
 
 
 def _data(failure: Failure, told: Body) -> Body:

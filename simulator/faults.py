@@ -31,7 +31,7 @@ class Faults:
     ban: str | None = None
     #: Gateway refusals come as errcode 88 with the real code in sub_code.
     wrap_errors: bool = False
-    #: Shape of failed-list items: "new", "2016", or "string" (the tag's value as a JSON string).
+    #: Shape of failed-list items: "new", "2016", "string" (the tag's value as JSON text) or "data" (it stands there).
     failed_form: str = "new"
     #: Share of callbacks that are never sent and never listed as failed.
     lose_rate: float = 0.0
@@ -71,7 +71,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "lag_seconds": _number(0, MAX_LAG),
     "ban": lambda value: value in (None, "html", "json"),
     "wrap_errors": lambda value: isinstance(value, bool),
-    "failed_form": lambda value: value in ("new", "2016", "string"),
+    "failed_form": lambda value: value in ("new", "2016", "string", "data"),
     "lose_rate": _number(0, 1),
     "double_rate": _number(0, 1),
     "shuffle_ms": _number(0, 60_000),

@@ -95,6 +95,13 @@ class Scope(Struct):
     user_fields: tuple[str, ...]
 
 
+class FailedList(Struct):
+    """A page of the callbacks that failed, each item as it came, and whether there are more."""
+
+    items: list[Any]
+    more: bool
+
+
 class Page(Struct, Generic[T]):
     """A part of a list and where the next part begins; None is the end."""
 
@@ -119,11 +126,17 @@ def decode(body: bytes) -> Json:
     if b"\\u0000" in body:
         body = body.replace(b"\\u0000", b"\\ufffd")
     try:
-        answer = msgspec.json.decode(body)
+        return _object(_lenient(body), "answer")
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _lenient(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
     except msgspec.DecodeError:
         lenient = json.dumps(json.loads(body.decode("utf-8-sig", "replace")), ensure_ascii=False)
-        answer = msgspec.json.decode(lenient.encode("utf-8", "replace"))
-    return _object(answer, "answer")
+        return msgspec.json.decode(lenient.encode("utf-8", "replace"))
 
 
 def read_user(answer: Json) -> User:
@@ -200,6 +213,20 @@ def read_token(answer: Json) -> tuple[str, int]:
     if not isinstance(token, str) or not token:
         raise ValidationError("access_token is missing")
     return token, _int(answer.get("expires_in"), "expires_in")
+
+
+def read_suite_token(answer: Json) -> tuple[str, int]:
+    """A suite's access token and its lifetime in seconds, of get_suite_token (KB-A/1445)."""
+    return read_token({"access_token": answer.get("suite_access_token"), "expires_in": answer.get("expires_in")})
+
+
+def read_failed_list(answer: Json) -> FailedList:
+    """A page of either failed list (KB-A/0015); an unreadable item or flag must not cost the others."""
+    result = _result(answer)
+    if "failed_list" not in result and text_of(answer, "errcode") != "0":
+        raise ValidationError("failed_list is missing")
+    more = str(_pick(result, "has_more", "hasMore")).lower()
+    return FailedList(_list(result.get("failed_list"), "failed_list"), _FLAG_WORDS.get(more, False))
 
 
 def text_of(answer: Json, field: str) -> str:
@@ -295,7 +322,7 @@ def _parsed(value: Any, field: str) -> Any:
         return value
     try:
         return msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ValidationError(f"{field} is no JSON") from None
 
 

@@ -1,8 +1,10 @@
-"""Scheduled upkeep, one leader: jobs that the outbox owes and Redis no longer has, and rows past their time."""
+"""Scheduled upkeep, one leader: jobs that the outbox owes and Redis no longer has, rows past their time, and what else
+is given to it."""
 
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import redis
@@ -13,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from bridge.config import RetentionConfig
 from bridge.queues import FAILURE_TTL
 from workers.jobs import Dispatcher, give_up, job_id
+from workers.store import failed_lists
 from workers.store.engine import Store
 from workers.store.tables import changes, events, outbox
 
@@ -40,14 +43,21 @@ class Clock:
     """Rounds of upkeep; safe to run several, one leads."""
 
     def __init__(
-        self, connection: redis.Redis, store: Store, dispatcher: Dispatcher, retention: RetentionConfig
+        self,
+        connection: redis.Redis,
+        store: Store,
+        dispatcher: Dispatcher,
+        retention: RetentionConfig,
+        *tasks: Callable[[], None],
     ) -> None:
+        """Each of `tasks` is called in every round; what it raises of RedisError and DBAPIError waits for the next."""
         self._name = uuid.uuid4().hex
         self._connection = connection
         self._lead = connection.register_script(_LEAD)
         self._store = store
         self._dispatcher = dispatcher
         self._retention = retention
+        self._tasks = tasks
 
     def run(self, stopping: threading.Event) -> None:
         """Until told to stop."""
@@ -66,6 +76,8 @@ class Clock:
             log.info("enqueued what was owed", jobs=count)
         if count := self.prune():
             log.info("forgot what is past its time", rows=count)
+        for task in self._tasks:
+            task()
 
     def sweep_outbox(self) -> int:
         """Enqueue again the jobs whose rows stand though Redis has them no longer; how many."""
@@ -89,7 +101,7 @@ class Clock:
         return self._dispatcher.dispatch({row.lane for row in lost})
 
     def prune(self) -> int:
-        """Delete events and changes past their retention, but never what a job is still owed for."""
+        """Delete what is past its retention, but nothing that a job is owed for, nor a failed list not taken yet."""
         expired = outbox.c.failed_at < datetime.now(UTC) - timedelta(seconds=FAILURE_TTL)
         with self._store.writing() as connection:
             count = connection.execute(sa.delete(outbox).where(expired)).rowcount
@@ -104,4 +116,8 @@ class Clock:
             stale = sa.select(key).where(column < before, key.not_in(wanted)).limit(PRUNE_ROWS)
             with self._store.writing() as connection:
                 count += connection.execute(sa.delete(table).where(key.in_(stale))).rowcount
+        if self._retention.events:
+            before = datetime.now(UTC) - timedelta(days=self._retention.events)
+            with self._store.writing() as connection:
+                count += failed_lists.prune(connection, before)
         return count

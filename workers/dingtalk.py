@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -12,7 +12,7 @@ import msgspec
 import urllib3
 
 from workers import answers
-from workers.answers import Department, Json, Page, RoleGroup, Scope, User
+from workers.answers import Department, FailedList, Json, Page, RoleGroup, Scope, User
 from workers.budget import Budget
 from workers.errors import (
     ADDRESS_WAIT,
@@ -28,9 +28,13 @@ from workers.tokens import Grant, Tokens
 
 T = TypeVar("T")
 Observe = Callable[[str, str, float], None]
+#: Makes a reply durable just as it came, before anybody looks at it.
+Keep = Callable[[bytes], None]
 
 #: Seconds for the connection and for each wait for data; DingTalk answers within tens of milliseconds.
 TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+#: The same where giving up would lose the answer: DingTalk forgets what it has once told.
+KEEP_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 #: Members of a department in a page; DingTalk's most.
 USERS_PAGE = 100
 #: Groups of the role list in a page; DingTalk's most.
@@ -39,6 +43,8 @@ ROLE_GROUPS_PAGE = 200
 ROLE_GROUPS_PAGES = 100
 #: Members of a role in a page; DingTalk's most.
 ROLE_MEMBERS_PAGE = 100
+#: Items of a suite's failed list in a page; DingTalk's most.
+FAILED_RECORDS_PAGE = 100
 #: Seconds that the app's scope stays in Redis; its call is none of those exempt from the monthly quota.
 SCOPE_SECONDS = 3600
 #: Characters of DingTalk's own words that an error keeps.
@@ -139,23 +145,35 @@ class DingTalk:
         self._tokens.redis.set(key, msgspec.json.encode(scope), ex=SCOPE_SECONDS)
         return scope
 
-    def _ask(self, call: str, body: Json | None, read: Callable[[Json], T], live: bool) -> T:
+    def failed_callbacks(self, keep: Keep) -> FailedList:
+        """An internal app's failed callbacks, up to 200; DingTalk forgets them as it answers (KB-E/0230)."""
+        return self._ask("/call_back/get_call_back_failed_result", None, answers.read_failed_list, True, keep)
+
+    def failed_records(self, tags: Sequence[str], cursor: int, confirm: bool, keep: Keep) -> FailedList:
+        """A suite's failed callbacks of these types after the item `cursor`, which DingTalk keeps until `confirm`."""
+        asked = {"tags": list(tags), "cursor": cursor, "status": 1, "page_size": FAILED_RECORDS_PAGE}
+        body = {"req": asked | {"confirm": confirm}}
+        return self._ask("/topapi/callback/failrecord/list", body, answers.read_failed_list, True, keep)
+
+    def _ask(self, call: str, body: Json | None, read: Callable[[Json], T], live: bool, keep: Keep | None = None) -> T:
         """One authorised call, POST where there is a body; a second one where the token was refused."""
         token = self._tokens.get(self._app, self._gettoken)
         try:
-            return self._ask_with(token, call, body, read, live)
+            return self._ask_with(token, call, body, read, live, keep)
         except TokenExpired:
             self._tokens.discard(self._app, token)
         token = self._tokens.get(self._app, self._gettoken)
         try:
-            return self._ask_with(token, call, body, read, live)
+            return self._ask_with(token, call, body, read, live, keep)
         except TokenExpired as again:
             refused = again
         raise Misconfigured(refused.code, "DingTalk refuses a token that it has just given", call)
 
-    def _ask_with(self, token: str, call: str, body: Json | None, read: Callable[[Json], T], live: bool) -> T:
+    def _ask_with(
+        self, token: str, call: str, body: Json | None, read: Callable[[Json], T], live: bool, keep: Keep | None
+    ) -> T:
         private = (token, *(value for value in (body or {}).values() if isinstance(value, str)))
-        return self._exchange(call, {"access_token": token}, body, read, live, private)
+        return self._exchange(call, {"access_token": token}, body, read, live, private, keep)
 
     def _gettoken(self) -> Grant:
         """The source of an internal app's token (KB-A/1444)."""
@@ -174,13 +192,17 @@ class DingTalk:
         read: Callable[[Json], T],
         live: bool,
         private: Iterable[str],
+        keep: Keep | None = None,
     ) -> T:
         """One call within the budget, seen by `observe`; a throttle pauses it for every worker."""
         self._budget.acquire(self._app, call, live=live)
         begun = time.perf_counter()
         outcome = "ok"
         try:
-            return _read(call, read, _checked(call, self._send(call, query, body), private))
+            response = self._send(call, query, body, TIMEOUT if keep is None else KEEP_TIMEOUT)
+            if keep is not None:
+                keep(response.data)
+            return _read(call, read, _checked(call, response, private))
         except ApiError as error:
             outcome = type(error).__name__
             if isinstance(error, AddressBanned):
@@ -192,7 +214,9 @@ class DingTalk:
             if self._observe is not None:
                 self._observe(call, outcome, time.perf_counter() - begun)
 
-    def _send(self, call: str, query: dict[str, str], body: Json | None) -> urllib3.BaseHTTPResponse:
+    def _send(
+        self, call: str, query: dict[str, str], body: Json | None, timeout: urllib3.Timeout
+    ) -> urllib3.BaseHTTPResponse:
         """Raises Transient outside of the handlers: urllib3's errors hold the target, and so the token."""
         try:
             return self._pool.urlopen(
@@ -202,7 +226,7 @@ class DingTalk:
                 headers=_HEADERS,
                 retries=False,
                 redirect=False,
-                timeout=TIMEOUT,
+                timeout=timeout,
             )
         except urllib3.exceptions.NewConnectionError:  # which is a TimeoutError, too
             fault = "unreachable"
@@ -211,6 +235,34 @@ class DingTalk:
         except urllib3.exceptions.HTTPError as error:
             fault = type(error).__name__
         raise Transient(fault, "no answer", call)
+
+
+class Suite(DingTalk):
+    """The calls that a third-party app makes for itself; its token needs the ticket that DingTalk pushes to it."""
+
+    def __init__(
+        self,
+        app: str,
+        suite_key: str,
+        suite_secret: str,
+        api: str,
+        budget: Budget,
+        tokens: Tokens,
+        http: urllib3.PoolManager,
+        ticket: Callable[[], str | None],
+    ) -> None:
+        super().__init__(app, suite_key, suite_secret, api, budget, tokens, http)
+        self._ticket = ticket
+
+    def _gettoken(self) -> Grant:
+        """The source of the suite's token (KB-A/1445)."""
+        call = "/service/get_suite_token"
+        ticket = self._ticket()
+        if ticket is None:
+            raise Transient("no-ticket", "no suite_ticket has come yet; the developer console pushes it again", call)
+        body = dict(zip(("suite_key", "suite_secret", "suite_ticket"), (*self._secrets, ticket), strict=True))
+        private = (*self._secrets, ticket)
+        return Grant(*self._exchange(call, {}, body, answers.read_suite_token, True, private))
 
 
 def _read(call: str, read: Callable[[Json], T], answer: Json) -> T:

@@ -13,6 +13,7 @@ from ops.console.backlog import Backlog
 from ops.console.sources import Fault, Sources
 from workers.clock import LEADER_KEY
 from workers.moment import SECOND
+from workers.store import failed_lists
 
 
 def render(sources: Sources) -> bytes:
@@ -41,6 +42,7 @@ class Installation(Collector):
         if not isinstance(reads, Fault):
             yield _reads(reads)
             yield from self._events()
+            yield from self._failed_lists()
 
     def _events(self) -> Iterator[Metric]:
         counts, lag = self._sources.ask(applied.counts), self._sources.ask(applied.lag)
@@ -55,6 +57,22 @@ class Installation(Collector):
             for quantile, seconds in zip(("0.5", "0.95", "1"), lag, strict=True):
                 gauge.add_metric([quantile], seconds)
             yield gauge
+
+    def _failed_lists(self) -> Iterator[Metric]:
+        asked, counts = self._sources.ask(failed_lists.last_asked), self._sources.ask(failed_lists.counts)
+        if not isinstance(asked, Fault):
+            age = _gauge(
+                "failed_list_asked_seconds", "How long ago the app's list of failed callbacks was asked for.", "app"
+            )
+            for app, at in asked.items():
+                age.add_metric([app], max(0.0, time.time() - at.timestamp()))
+            yield age
+        if not isinstance(counts, Fault):
+            text = "Calls for failed lists: those not finished, and those that tell of something lost or unreadable."
+            calls = _gauge("failed_list_calls", text, "state")
+            for state, number in zip(("unfinished", "faulty"), counts, strict=True):
+                calls.add_metric([state], number)
+            yield calls
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

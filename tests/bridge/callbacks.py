@@ -4,9 +4,11 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
+import redis
 from dingtalk.core.utils import DingTalkSigner
 from dingtalk.crypto import DingTalkCrypto
 
+from bridge.misses import MISSES_KEY
 from tests.installation import AES_KEY, CORP
 
 TOKEN = "tok3nForTests"
@@ -57,3 +59,8 @@ def signed(encrypted: str) -> Callback:
     callback.query |= dict.fromkeys(("signature", "msg_signature"), signer.signature)
     callback.body = json.dumps({"encrypt": encrypted}).encode()
     return callback
+
+
+def untouched(connection: redis.Redis) -> bool:
+    """Whether nothing came to this Redis but the note that a receiver has started."""
+    return set(connection.keys()) <= {MISSES_KEY.encode()}

@@ -18,6 +18,7 @@ from bridge.config import Config
 from bridge.errors import NotDurable
 from bridge.events import Event
 from bridge.intake import Intake, drain
+from bridge.misses import Misses
 from bridge.queues import Patience, connect
 from bridge.spool import Spool
 from tests.installation import settings
@@ -241,3 +242,13 @@ def test_events_of_many_threads_share_calls(intake: Intake, server: RedisServer)
     for thread in threads:
         thread.join()
     assert sorted(waiting(server)) == sorted(f"e{number}" for number in range(200))
+
+
+def test_a_miss_is_noted_once_redis_is_back(intake: Intake, server: RedisServer) -> None:
+    server.kill()
+    assert intake.take([event(1)]) == ["spooled"]
+    intake.missed(["acme"])
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        wait_until(lambda: Misses(client).read().keys() == {"acme"}, what="the note")
+    assert waiting(server) == ["e1"]

@@ -18,13 +18,17 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from bridge import queues
+from bridge import receiver as module
 from bridge.config import Config
+from bridge.errors import NotDurable
+from bridge.intake import Intake
+from bridge.misses import MISSES_KEY, Misses
 from bridge.queues import Patience
 from bridge.receiver import MAX_BODY
-from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed
+from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed, untouched
 from tests.bridge.wsgi import receiver
 from tests.installation import AES_KEY, CORP, settings
-from tests.servers import running_redis
+from tests.servers import running_redis, wait_until
 
 OLD_TOKEN, OLD_KEY = "oldTok3n", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 SUITE_OWNER = "suitetestkey0001"
@@ -251,7 +255,7 @@ class TestChecks:
         message = {"EventType": event_type, "Random": "LPIdSnlF", "TestSuiteKey": owner}
         assert taken(http, Callback(message, app=app, owner=owner)) == reply
         assert taken(http, Callback({"EventType": event_type}, app=app, owner=owner)) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert event_counts(http) == {(app, event_type, "checked"): 2}
 
     @pytest.mark.parametrize("app", ["suite-random", "suite-auto"])
@@ -259,11 +263,11 @@ class TestChecks:
         message = {"EventType": "check_url", "Random": "LPIdSnlF"}
         assert taken(http, Callback(message, app=app, owner=CREATION_OWNER)) == "success"
         assert taken(http, Callback({"EventType": "check_url"})) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_pushed_rows_without_a_row(self, http: FlaskClient, connection: redis.Redis) -> None:
         assert taken(http, Callback({"EventType": "SYNC_HTTP_PUSH_MEDIUM", "bizData": []})) == "success"
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
 
 def query_without(*names: str) -> Callback:
@@ -340,7 +344,7 @@ class TestRefused:
     @pytest.mark.parametrize("case", NOT_A_CALLBACK)
     def test_not_a_callback(self, http: FlaskClient, connection: redis.Redis, case: str) -> None:
         refused(post(http, NOT_A_CALLBACK[case]()), 400)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert refusal_counts(http) == {("acme", "400"): 1}
         assert event_counts(http) == {}
 
@@ -349,7 +353,7 @@ class TestRefused:
         response = post(http, NOT_OURS[case]())
         assert response.status_code in ((400, 403) if "AES key" in case else (403,))
         refused(response, response.status_code)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_a_changed_timestamp_or_nonce(self, http: FlaskClient) -> None:
         for name in ("timestamp", "nonce"):
@@ -365,7 +369,7 @@ class TestRefused:
     @pytest.mark.parametrize("app", ["unknown", "Acme", "acme ", "acme%00", "..", "callback"])
     def test_no_such_app(self, http: FlaskClient, connection: redis.Redis, app: str) -> None:
         refused(post(http, Callback(app=app)), 404)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
         assert refusal_counts(http) == {("none", "404"): 1}
 
     @pytest.mark.parametrize(
@@ -383,7 +387,7 @@ class TestRefused:
         callback.path += end
         refused(http.open(callback.url, method=method, data=callback.body), 405)
         assert http.head(callback.url).status_code == 405
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_a_post_where_there_is_only_something_to_read(self, http: FlaskClient) -> None:
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -393,7 +397,7 @@ class TestRefused:
         callback = Callback()
         callback.body += b" " * (MAX_BODY + 1 - len(callback.body))
         refused(post(http, callback), 413)
-        assert connection.dbsize() == 0
+        assert untouched(connection)
 
     def test_the_log_says_why_and_tells_no_secret(self, http: FlaskClient) -> None:
         with capture_logs() as lines:
@@ -505,7 +509,7 @@ class TestWithoutRedis:
             http = make(url, no_disk).test_client()
             direct.config_set("maxmemory", 1)
             refused(post(http, Callback()), 503)
-            assert direct.dbsize() == 0
+            assert untouched(direct)
             direct.config_set("maxmemory", 0)
             assert taken(http, Callback()) == "success"
             assert direct.llen("rq:queue:user_add_org") == 1
@@ -533,3 +537,61 @@ class TestBehindProxies:
         headers = {"X-Forwarded-For": "203.119.0.1", "X-Forwarded-Prefix": "/bridge"}
         assert taken(app.test_client(), Callback(), headers=headers) == "success"
         assert seen == [("/bridge", "203.119.0.1") if hops else ("", "127.0.0.1")]
+
+
+class TestMissed:
+    """What DingTalk will list as failed makes the clock read that list; what a stranger sends never does."""
+
+    APPS = ("acme", "suite-auto", "suite-random", "suite-success")
+
+    @pytest.fixture
+    def misses(self, http: FlaskClient, connection: redis.Redis) -> Misses:
+        """A receiver whose start was noted, long ago."""
+        found = Misses(connection)
+        wait_until(lambda: found.read().keys() == set(self.APPS), what="the note of the start")
+        connection.delete(MISSES_KEY)
+        return found
+
+    def noted(self, http: FlaskClient, connection: redis.Redis, callback: Callback) -> set[str]:
+        """The apps noted after this callback: those before a later one, whose note is seen to arrive."""
+        post(http, callback)
+        later = Callback("[]", app="suite-auto", owner=SUITE_OWNER)
+        assert post(http, later).status_code == 400
+        misses = Misses(connection)
+        wait_until(lambda: "suite-auto" in misses.read(), what="the later note")
+        return set(misses.read()) - {"suite-auto"}
+
+    def test_an_answer_in_time_is_no_miss(self, http: FlaskClient, connection: redis.Redis, misses: Misses) -> None:
+        assert self.noted(http, connection, Callback()) == set()
+
+    def test_one_that_came_late_is(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
+        assert self.noted(http, connection, Callback()) == {"acme"}
+
+    def test_so_is_a_callback_of_dingtalks_that_was_refused(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_intake: Intake, _batch: Any) -> Any:
+            raise NotDurable("no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Intake, "take", full)
+            assert post(http, Callback()).status_code == 503
+        assert self.noted(http, connection, Callback()) == {"acme"}
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            Callback(token="wr0ngToken"),
+            Callback(owner="somebodyelse"),
+            Callback(aes_key=OLD_KEY),
+            signed("no base64 at all"),
+        ],
+    )
+    def test_a_forged_one_is_not(
+        self, http: FlaskClient, connection: redis.Redis, misses: Misses, forged: Callback
+    ) -> None:
+        assert post(http, forged).status_code in (400, 403)
+        assert self.noted(http, connection, forged) == set()

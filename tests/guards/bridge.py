@@ -396,7 +396,8 @@ BRIDGE: tuple[Guard, ...] = (
         "where the spool has no room Redis is asked once more",
         "a callback is refused though Redis is back, or was only slow",
         INTAKE,
-        "                # Nothing else is left: Redis may be back, or was only slow.\n                return self._ask_redis(batch)",
+        "                # Nothing else is left: Redis may be back, or was only slow.\n"
+        "                return self._ask_redis(batch)",
         "                raise full",
         (T_INTAKE + "test_without_redis_and_spool_nothing_is_acknowledged",),
     ),
@@ -469,10 +470,10 @@ BRIDGE: tuple[Guard, ...] = (
         "success is answered only after the event is durable",
         "a kill after the answer loses the event",
         RECEIVER,
-        "        outcomes = intake.take(parsed.events) if parsed.events else []\n",
-        "        import threading\n"
-        "        outcomes = ['accepted'] * len(parsed.events)\n"
-        "        threading.Timer(0.5, intake.take, (parsed.events,)).start()\n",
+        "            outcomes = intake.take(parsed.events) if parsed.events else []\n",
+        "            import threading\n"
+        "            outcomes = ['accepted'] * len(parsed.events)\n"
+        "            threading.Timer(0.5, intake.take, (parsed.events,)).start()\n",
         (T_RECEIVER + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
     ),
     Guard(

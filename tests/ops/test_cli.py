@@ -165,6 +165,33 @@ def test_sync_copies_everything(place: Installation) -> None:
     assert json.loads(shown.stdout)["entities"] == len(truth["users"]) + len(truth["departments"]) + 1
 
 
+def test_recover_reads_the_failed_list_and_says_what_came(place: Installation) -> None:
+    born = 1_700_000_000_000
+    for userid in ("a", "b"):
+        told = {"EventType": "user_modify_org", "UserId": [userid]}
+        place.simulator.app("acme").give_up("user_modify_org", CORP, born, told)
+    given = place.environment()
+    shown = dingbridge("recover", "--app", "acme", "--json", environ=given, folder=place.folder)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout) == {"replies": 1, "new": 2, "repeats": 0, "unreadable": 0, "faults": []}
+    again = dingbridge("recover", environ=given, folder=place.folder)
+    assert again.stdout == ("1 replies of the failed list: 0 events were new, 0 known; 0 items could not be read\n")
+    assert dingbridge("recover", "--app", "nobody", environ=given, folder=place.folder).returncode == 2
+    place.simulator.faults.set({"ban": "html"})
+    banned = dingbridge("recover", environ=given, folder=place.folder)
+    assert banned.returncode == 1
+    assert "acme: " in banned.stderr and "blocks this address" in banned.stderr
+
+
+def test_recover_without_credentials_is_one_clear_line(place: Installation) -> None:
+    for name in ("app_key", "app_secret"):
+        del place.settings["apps"][0][name]
+    for arguments in (("recover",), ("recover", "--app", "acme")):
+        shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
+        assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+        assert "set app_key and app_secret" in shown.stderr
+
+
 def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path) -> None:
     other = Spool(tmp_path / "other" / "spool")
     message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}

@@ -91,7 +91,7 @@ def test_the_failed_list_is_empty_and_reading_clears_it(sim: Simulator, api: Api
     assert failed(api)["failed_list"] == []
 
 
-def test_the_three_forms(sim: Simulator, api: Api) -> None:
+def test_the_forms(sim: Simulator, api: Api) -> None:
     born = fail(sim, "user_add_org", {"userId": ["a"]})
     fail(sim, "label_conf_add", {"LabelIdList": [7], "scope": "1"})
     fail(sim, "org_dept_create", {"DeptId": [5]})
@@ -108,6 +108,9 @@ def test_the_three_forms(sim: Simulator, api: Api) -> None:
     assert failed(api, "2016")["failed_list"] == [flat]
     fail(sim, "user_add_org", {"UserId": ["a"]})
     assert json.loads(failed(api, "string")["failed_list"][0]["user_add_org"]) == {"userid": ["a"], "corpid": CORP}
+    fail(sim, "user_add_org", {"UserId": ["a"]})
+    (item,) = failed(api, "data")["failed_list"]
+    assert json.loads(item["data"]) == {"userid": ["a"], "corpid": CORP} and "user_add_org" not in item
 
 
 def test_the_isv_list_pages_and_confirms(sim: Simulator, api: Api) -> None:

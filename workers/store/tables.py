@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, Column, Dialect, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Dialect, Index, Integer, LargeBinary, Table, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -255,6 +255,22 @@ outbox = Table(
     Column("failed_at", Timestamp),
     Index(None, "lane"),
     Index(None, "enqueued_at"),
+    sqlite_autoincrement=True,
+)
+
+#: Calls for DingTalk's failed list, each noted before it is made; the reply as it came, as DingTalk keeps no other.
+failed_lists = Table(
+    "failed_lists",
+    metadata,
+    Column("id", _Counter, primary_key=True, autoincrement=True),
+    Column("app", Text, nullable=False),
+    Column("asked_at", Timestamp, nullable=False),
+    Column("fetched_at", Timestamp),
+    Column("body", LargeBinary),
+    # All that could be read was accepted, or there is nothing to read.
+    Column("taken_at", Timestamp),
+    Column("error", Text),
+    Index(None, "app", "id"),
     sqlite_autoincrement=True,
 )
 

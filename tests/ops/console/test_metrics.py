@@ -1,6 +1,7 @@
 """Prometheus sees the whole installation, also while half of it is away, and never an id."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import redis
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from tests.installation import CORP
 from tests.ops.console import sample
 from tests.ops.console.visitor import Opener
 from workers.clock import LEADER_KEY
-from workers.store import tables
+from workers.store import failed_lists, tables
 from workers.store.engine import Store
 
 
@@ -52,6 +53,20 @@ def test_queues_lag_and_upkeep(opened: Opener, connection: redis.Redis, store: S
     assert seen["dingbridge_clock_leads"] == 1
     assert 90 < seen["dingbridge_api_blocked_seconds"] <= 101
     assert not any(re.search(f"{CORP}|{sample.USERID}|event-", name) for name in seen)
+
+
+def test_failed_lists(opened: Opener, store: Store) -> None:
+    now = datetime.now(UTC)
+    with store.writing() as sql:
+        for app, minutes, error in (("acme", 90, None), ("acme", 10, "items"), ("shop", 20, None)):
+            call = failed_lists.begin(sql, app, now - timedelta(minutes=minutes))
+            failed_lists.finish(sql, call, now, error)
+        failed_lists.begin(sql, "shop", now)
+    seen = scrape(opened)
+    assert 600 <= seen['dingbridge_failed_list_asked_seconds{app="acme"}'] < 660
+    assert 0 <= seen['dingbridge_failed_list_asked_seconds{app="shop"}'] < 60
+    assert seen['dingbridge_failed_list_calls{state="unfinished"}'] == 1
+    assert seen['dingbridge_failed_list_calls{state="faulty"}'] == 1
 
 
 def test_what_is_away_is_told_and_left_out(opened: Opener, store: Store) -> None:
