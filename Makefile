@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SECONDS ?= 600
 
-.PHONY: run test lint chaos guards fuzz install install-dev clean
+.PHONY: run test lint chaos guards fuzz mutants install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -31,6 +31,9 @@ fuzz: $(VENV)/installed-dev  ## random input for what strangers can reach, so ma
 	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) -max_len=4096 -rss_limit_mb=1024 \
 	    -artifact_prefix=var/fuzz/$$target- -print_final_stats=1 var/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
+
+mutants: $(VENV)/installed-dev  ## whether the tests notice small faults in the crypto
+	$(BIN)/python -m tests.mutants
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -242,6 +242,7 @@ class TestMalformed:
             (b"x" * 12 + b"\x04" * 4, "the message is too short"),
             (bytes(16) + b"\xff\xff\xff\xff" + b"x" * 12, "the message's length is wrong"),
             (bytes(19) + b"\x0d" + b"x" * 12, "the message's length is wrong"),
+            (bytes(16) + b"\x01" + bytes(3) + b"\x0c" * 12, "the message's length is wrong"),
             (bytes(20) + b"\xff" * 12, "the owner key is no text"),
         ],
     )
@@ -294,6 +295,16 @@ class TestKeys:
             assert open_signed(encrypt(key, b"{}", OWNER), old, new).key is key
         with pytest.raises(OwnerMismatch):
             open_signed(encrypt(old, b"{}", "somebodyElse"), new, old)
+
+    @pytest.mark.parametrize("at", range(3))
+    def test_one_token_with_any_number_of_aes_keys(self, at: int) -> None:
+        keys = [Key(TOKEN, letter * 43) for letter in "ABC"]
+        sealed = encrypt(keys[at], b"{}", OWNER, bytes(16))
+        for key in keys:
+            if key is not keys[at]:
+                with pytest.raises(MalformedCallback):
+                    decrypt(key, sealed)
+        assert open_signed(sealed, *keys) == crypto.Opened(b"{}", OWNER, keys[at])
 
     def test_any_of_the_owners(self) -> None:
         reply = seal(KEY, b"{}", "corp", STAMP, NONCE)
@@ -349,3 +360,14 @@ class TestSignature:
 
     def test_half_a_surrogate_pair_is_signed_like_anything_else(self) -> None:
         assert len(sign(TOKEN, STAMP, "\ud83d", "AAAA")) == 40
+
+    def test_where_sha_1_is_barred_from_security_it_signs_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As by OpenSSL in FIPS mode."""
+        sha1, expected = hashlib.sha1, sign("a", "b", "c", "d")
+
+        def barred(data: bytes, *, usedforsecurity: bool = True) -> Any:
+            assert usedforsecurity is False
+            return sha1(data, usedforsecurity=False)
+
+        monkeypatch.setattr(hashlib, "sha1", barred)
+        assert sign("a", "b", "c", "d") == expected
