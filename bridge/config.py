@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import redis
 import yaml
 from pydantic import (
     AfterValidator,
@@ -59,6 +60,33 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _redis_urls(url: str) -> list[str]:
+    """The URLs that there are to check: of sentinels one for each host."""
+    if url == "embedded":
+        return []
+    if not url.startswith("redis+sentinel://"):
+        return [url]
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    database = parts.path.strip("/").partition("/")[2]
+    return [f"redis://{credentials}{at}{host}/{database}?{parts.query}" for host in hosts.split(",")]
+
+
+def _check_redis_url(url: str) -> None:
+    """Raises ValueError that does not repeat the URL: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        raise ValueError("has a port that is no number from 0 to 65535; a password's # is %23, its / is %2F") from None
+    if not parts.scheme.startswith("unix") and not re.fullmatch("/?[0-9]*/?", parts.path):
+        raise ValueError("names a database that is no number, as redis://host:6379/0")
+    try:
+        redis.ConnectionPool.from_url(url).make_connection()  # it is not connected yet
+    except (ValueError, TypeError):
+        raise ValueError("has an option behind the ? that redis-py does not know, or with a wrong value") from None
+
+
 class _Section(BaseModel):
     # hide_input: a wrong secret must not be repeated in the message about it.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -74,11 +102,8 @@ class RedisConfig(_Section):
     def _known_scheme(cls, url: str) -> str:
         if url != "embedded" and not url.startswith(_REDIS_SCHEMES):
             raise ValueError(f"is neither embedded nor one of {', '.join(_REDIS_SCHEMES)}…")
-        if url.startswith(("redis://", "rediss://")):
-            try:
-                urlsplit(url).port  # noqa: B018 - it is read to be checked
-            except ValueError:
-                raise ValueError("has a port that is no number from 0 to 65535") from None
+        for each in _redis_urls(url):
+            _check_redis_url(each)
         return url
 
 

@@ -20,6 +20,8 @@ SHARED_CALL = 64
 #: Seconds between two questions whether Redis is back, and between two looks for orphaned segments.
 PROBE_SECONDS = 0.25
 LOOK_SECONDS = 5.0
+#: String that is never there: setting it where it exists asks for leave to write, and writes nothing.
+PROBE_KEY = "bridge:probe"
 #: Events, and bytes of their payloads, that are drained in one call: well within the patience for Redis.
 DRAIN_EVENTS, DRAIN_BYTES = 200, 1 << 20
 
@@ -73,7 +75,7 @@ class Intake:
 
     def components(self) -> dict[str, bool]:
         """Which of the two would take an event now."""
-        return {"redis": self._answers(), "spool": self._spool.room()}
+        return {"redis": self._writes(), "spool": self._spool.room()}
 
     def start(self) -> None:
         """Begin to look for Redis while it is away, and to drain what was spooled, now and by earlier processes."""
@@ -127,6 +129,14 @@ class Intake:
             self._spooled.set()
             log.warning("events go to the spool", reason=str(error))
         return self._away.is_set()
+
+    def _writes(self) -> bool:
+        """Whether Redis would take an event: one that is full or a replica answers a ping as well."""
+        try:
+            self._connection.set(PROBE_KEY, b"", xx=True)
+        except redis.RedisError:
+            return False
+        return True
 
     def _answers(self) -> bool:
         try:

@@ -73,9 +73,9 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except BridgeError as error:
             click.echo(str(error), err=True)
         except redis.RedisError as error:
-            click.echo(
-                f"Redis cannot be used: {str(error).partition(chr(10))[0]}; see redis.url in config.yaml", err=True
-            )
+            # Behind the colon of a sentinel's error stands how its connections are made.
+            line = str(error).partition("\n")[0].partition(" : ")[0]
+            click.echo(f"Redis cannot be used: {line}; see redis.url in config.yaml", err=True)
         except DBAPIError as error:
             line = str(error.orig).partition("\n")[0]
             click.echo(f"the datastore cannot be used: {line}; see datastore.url in config.yaml", err=True)

@@ -137,6 +137,10 @@ def _kind(code: str) -> type[ApiError]:
     return Transient
 
 
+class DatastoreUnusable(BridgeError):
+    """datastore.url is no URL: it reads postgresql+psycopg://user:password@host:5432/database, with a @ as %40"""
+
+
 class DatastoreOutdated(BridgeError):
     """the datastore's tables are missing or of another version: run `dingbridge migrate`"""
 

@@ -403,6 +403,28 @@ def test_a_port_that_is_none_is_a_fault_of_the_configuration(tmp_path: Path) -> 
         load({"BRIDGE_CONFIG": str(path)})
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://there/first", "names a database"),
+        ("redis://there/0?colour=blue", "has an option"),
+        ("redis+sentinel://one:26379,two:port/main/0", "has a port"),
+        ("redis+sentinel://one:26379/main/first", "names a database"),
+    ],
+)
+def test_a_redis_url_that_cannot_work_is_told_at_once(files: Files, url: str, says: str) -> None:
+    (fault,) = files.faults(settings(redis={"url": url}))
+    assert fault.startswith(f"redis.url: {says}")
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///run/redis.sock?db=1", "unix://:word@/r.sock", "redis://h", "rediss://u:w@h:1/2?ssl_cert_reqs=none",
+            "redis+sentinel://:w@a:1,b/main/0", "redis+sentinel://a", "redis://[::1]:6379/0"],
+)  # fmt: skip
+def test_a_redis_url_that_can(files: Files, url: str) -> None:
+    assert files.load(settings(redis={"url": url})).redis.url == url
+
+
 def test_faults_between_fields_are_told_with_those_of_single_ones(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     app = settings()["apps"][0]

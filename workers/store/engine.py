@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from workers.errors import DatastoreUnusable
+
 #: Milliseconds to wait for SQLite's one writer.
 BUSY_TIMEOUT = 30_000
 #: Seconds for a PostgreSQL to take a connection; without a limit one that hangs holds its caller up for ever.
@@ -46,8 +48,11 @@ class Store:
 
 
 def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
-    """The datastore at `url`; a folder for SQLite's file is made. `connect_seconds` is the patience for PostgreSQL."""
-    parsed = make_url(url)
+    """The datastore at `url`; a folder for SQLite's file is made. `connect_seconds` is the patience for PostgreSQL.
+
+    Raises DatastoreUnusable for what is no URL.
+    """
+    parsed = _parse(url)
     options: dict[str, Any] = {
         "hide_parameters": True,  # they are people's data, and errors are logged
         "json_serializer": lambda value: msgspec.json.encode(value).decode(),
@@ -59,6 +64,13 @@ def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
     patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **parsed.query})
     engine = sa.create_engine(patient, pool_pre_ping=True, isolation_level="READ COMMITTED", **options)
     return Store(engine)
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ValueError, sa.exc.ArgumentError):
+        raise DatastoreUnusable from None  # the error may hold the password
 
 
 def _open_sqlite(url: URL, options: dict[str, Any]) -> Engine:
