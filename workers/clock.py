@@ -14,7 +14,7 @@ from bridge.config import RetentionConfig
 from bridge.queues import FAILURE_TTL
 from workers.jobs import Dispatcher, give_up, job_id
 from workers.store.engine import Store
-from workers.store.tables import changes, events, outbox
+from workers.store.tables import changes, events, finished_jobs, outbox
 
 #: String with expiry: who leads. Another takes over this many seconds after the leader's death.
 LEADER_KEY = "bridge:clock:leader"
@@ -89,12 +89,13 @@ class Clock:
         return self._dispatcher.dispatch({row.lane for row in lost})
 
     def prune(self) -> int:
-        """Delete events and changes past their retention, but never what a job is still owed for."""
+        """Delete events, changes and finished jobs past their retention, but never what a job is still owed for."""
         expired = outbox.c.failed_at < datetime.now(UTC) - timedelta(seconds=FAILURE_TTL)
         with self._store.writing() as connection:
             count = connection.execute(sa.delete(outbox).where(expired)).rowcount
         for table, key, column, owed, days in (
             (events, events.c.id, events.c.received_at, outbox.c.event_id, self._retention.events),
+            (finished_jobs, finished_jobs.c.id, finished_jobs.c.finished_at, outbox.c.id, self._retention.events),
             (changes, changes.c.seq, changes.c.changed_at, outbox.c.change_seq, self._retention.changes),
         ):
             if not days:
