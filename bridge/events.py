@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,8 @@ EntityKind = Literal["user", "department", "roles"]
 #: Version of a job's JSON; raised when its shape changes.
 VERSION = 1
 #: Events that were recorded before and are fed in again; the second also runs users' functions again.
-REPLAY, REPLAY_WITH_JOBS = "replay", "replay_with_jobs"
+REPLAY: Final = "replay"
+REPLAY_WITH_JOBS: Final = "replay_with_jobs"
 #: Where an event waits whose type is not in the catalogue.
 OTHER = "other"
 #: DingTalk's id of the root department, which also stands for the corp.

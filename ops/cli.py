@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_args
 
 import click
 import redis
@@ -28,6 +29,7 @@ from bridge.spool import Spool
 from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
+from ops.parameters import EntityName, Time
 from ops.printing import json_object, lines_of, show
 from ops.standing import standing
 from ops.supervisor import Process, Supervisor
@@ -37,14 +39,18 @@ from workers.clock import Clock
 from workers.copy import Copy
 from workers.errors import ApiError
 from workers.jobworker import JobWorker
+from workers.replay import Named, Selection, recorded
 from workers.store import migrate
 from workers.store.engine import open_store
+from workers.store.ledger import Status
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 #: Exit codes: wrong usage or configuration, and an operation that failed.
 USAGE, FAILED = 2, 1
+
+_NOTHING_SAID = "say which events: their ids, or one of --type, --corp, --entity, --status, --since, --until"
 
 log = structlog.get_logger()
 
@@ -315,6 +321,65 @@ def status(identifier: str, as_json: bool) -> None:
     if found is None:
         raise BridgeError(f"{identifier} is neither an event nor an entity that is known here")
     show(found, as_json, "\n".join(lines_of(found)))
+
+
+@main.command(
+    "replay", epilog=example("dingbridge replay --type user_leave_org --since 2026-01-31T08:00+08:00 --dry-run")
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--type", "types", multiple=True, metavar="EVENT", help="Events of this type; may be repeated.")
+@click.option("--corp", help="Events of this corp.")
+@click.option(
+    "--entity",
+    "entities",
+    multiple=True,
+    type=EntityName(),
+    metavar="KIND:ID",
+    help="Events that name user:ID, department:ID or role:ID; may be repeated.",
+)
+@click.option("--status", "state", type=click.Choice(get_args(Status)), help="Events that ended so.")
+@click.option("--since", type=Time(), metavar="TIME", help="Received then or later; UTC unless it names an offset.")
+@click.option("--until", type=Time(), metavar="TIME", help="Received before then.")
+@click.option("--dry-run", is_flag=True, help="Count them and feed in none.")
+@click.option("--jobs", "with_jobs", is_flag=True, help="Run users' functions again, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def replay_command(
+    ids: Sequence[str],
+    types: Sequence[str],
+    corp: str | None,
+    entities: Sequence[Named],
+    state: Status | None,
+    since: datetime | None,
+    until: datetime | None,
+    dry_run: bool,
+    with_jobs: bool,
+    as_json: bool,
+) -> None:
+    """Feed recorded events in again: those of these IDs, or all that every option given lets through."""
+    selection = Selection(ids, types, corp, entities, state, since, until)
+    filtered = selection != Selection(ids)
+    if bool(ids) is filtered:
+        raise click.UsageError("name events by their ids or choose them by options, not both" if ids else _NOTHING_SAID)
+    if since and until and since >= until:
+        raise click.UsageError("--since must be before --until")
+    config = configuration.load()
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    acceptor = None if dry_run else Acceptor(queues.connect(config, Patience.WORKER))
+    found = waiting = lost = 0
+    for page in recorded(store, selection, with_jobs):
+        found += len(page.events)
+        waiting += acceptor.accept(page.events, again=True).count(False) if acceptor else 0
+        for event_id, reason in page.lost.items():
+            lost += 1
+            click.echo(f"{event_id} cannot be fed in again: {reason}", err=True)
+    store.close()
+    result = {"events": found, "fed_in": 0 if dry_run else found - waiting, "still_waiting": waiting, "lost": lost}
+    said = f"{found} events would be fed in again" if dry_run else f"{found - waiting} events were fed in again"
+    show(result, as_json, f"{said}; {waiting} waited anyway" if waiting else said)
+    if lost:
+        sys.exit(FAILED)
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
