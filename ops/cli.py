@@ -38,6 +38,7 @@ from workers import jobs
 from workers.clock import Clock
 from workers.copy import Copy
 from workers.errors import ApiError
+from workers.forget import forget
 from workers.jobworker import JobWorker
 from workers.replay import Named, Selection, recorded
 from workers.store import migrate
@@ -380,6 +381,25 @@ def replay_command(
     show(result, as_json, f"{said}; {waiting} waited anyway" if waiting else said)
     if lost:
         sys.exit(FAILED)
+
+
+@main.command("forget", epilog=example("dingbridge forget dingcorpid zhangsan"))
+@click.argument("corp")
+@click.argument("userid")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def forget_command(corp: str, userid: str, as_json: bool) -> None:
+    """Erase a person who left: the personal columns, and what changes and payloads say of them.
+
+    Only who left can be forgotten: whoever is still at DingTalk would come back with the next read. The row itself
+    stays with its keys. It cannot be undone; to do it again is harmless.
+    """
+    store = open_store(configuration.load().datastore.url)
+    migrate.check(store)
+    gone = forget(store, corp, userid)
+    store.close()
+    said = f"{userid} of {corp} is forgotten, with what {gone.changes} changes and {gone.events} events said"
+    show({"changes": gone.changes, "events": gone.events}, as_json, said)
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
