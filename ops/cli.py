@@ -30,8 +30,9 @@ from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
 from ops.parameters import EntityName, Time
-from ops.printing import json_object, lines_of, show
+from ops.printing import json_object, show
 from ops.standing import standing
+from ops.story import story
 from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
 from workers import jobs
@@ -312,7 +313,7 @@ def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @guarded
 def status(identifier: str, as_json: bool) -> None:
-    """Where an event or an entity stands: received, queued, applied, and what it changed."""
+    """The whole story of an event or an entity: received, queued, folded, read, what it changed, and whose jobs ran."""
     config = configuration.load()
     connection = queues.connect(config, Patience.WORKER)
     store = open_store(config.datastore.url)
@@ -321,7 +322,7 @@ def status(identifier: str, as_json: bool) -> None:
     store.close()
     if found is None:
         raise BridgeError(f"{identifier} is neither an event nor an entity that is known here")
-    show(found, as_json, "\n".join(lines_of(found)))
+    show(found, as_json, story(found))
 
 
 @main.command(

@@ -30,7 +30,8 @@ MAX_LOST_RACES = 10
 #: PostgreSQL's words for that: deadlock_detected, serialization_failure.
 LOST_RACES = ("40P01", "40001")
 
-_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
+#: The table of each kind of entity that carries its guard, and the key of its row there.
+GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
     "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
     "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
     "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
@@ -71,7 +72,7 @@ class Refresher:
         corps = {entity.corp_id for entity in wanted}
         fences = dict.fromkeys(corps, 0)
         with self.store.reading() as connection:
-            for kind, (table, key_of) in _GUARDED.items():
+            for kind, (table, key_of) in GUARDED.items():
                 keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}
                 for entity, version, begun, life, event_id in _guards(connection, table, keys):
                     versions[entity] = version

@@ -59,7 +59,7 @@ def recorded(store: Store, selection: Selection, with_jobs: bool) -> Iterator[Pa
     via: Via = REPLAY_WITH_JOBS if with_jobs else REPLAY
     for rows, unknown in pages:
         lost = {row["id"]: _ERASED for row in rows if row["payload"] is None}
-        kept = [_event(row, via) for row in rows if row["payload"] is not None]
+        kept = [rebuilt(row, via, row["payload"].encode()) for row in rows if row["payload"] is not None]
         yield Page(kept, dict.fromkeys(unknown, _UNKNOWN) | lost)
 
 
@@ -112,7 +112,8 @@ def _rows(connection: Connection, query: sa.Select[Any]) -> list[dict[str, Any]]
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _event(row: Mapping[str, Any], via: Via) -> Event:
+def rebuilt(row: Mapping[str, Any], via: Via, payload: bytes) -> Event:
+    """The event of a row of `events`."""
     return Event(
         id=row["id"],
         type=row["type"],
@@ -123,5 +124,5 @@ def _event(row: Mapping[str, Any], via: Via) -> Event:
         user_ids=tuple(row["user_ids"]),
         dept_ids=tuple(row["dept_ids"]),
         role_ids=tuple(row["role_ids"]),
-        payload=msgspec.Raw(row["payload"].encode()),
+        payload=msgspec.Raw(payload),
     )
