@@ -9,17 +9,20 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from bridge.errors import MalformedCallback
 
-Via = Literal["http", "stream", "failed_list", "replay"]
+Via = Literal["http", "stream", "failed_list", "replay", "replay_with_jobs"]
 EntityKind = Literal["user", "department", "roles"]
 
 #: Version of a job's JSON; raised when its shape changes.
 VERSION = 1
+#: Events that were recorded before and are fed in again; the second also runs users' functions again.
+REPLAY: Final = "replay"
+REPLAY_WITH_JOBS: Final = "replay_with_jobs"
 #: Where an event waits whose type is not in the catalogue.
 OTHER = "other"
 #: Without a fresh ticket a suite can read nothing, so no flood of events may hold it up.
@@ -60,6 +63,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     dept_ids: tuple[int, ...] = ()
     role_ids: tuple[int, ...] = ()
     payload: msgspec.Raw
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it was recorded before and is fed in again."""
+        return self.via in (REPLAY, REPLAY_WITH_JOBS)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether users' functions stay quiet about it."""
+        return self.via == REPLAY
 
 
 class EventType(NamedTuple):

@@ -6,9 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_args
 
 import click
 import redis
@@ -28,17 +29,22 @@ from bridge.spool import Spool
 from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
-from ops.printing import json_object, lines_of, show
+from ops.parameters import EntityName, Time
+from ops.printing import json_object, show
 from ops.standing import standing
+from ops.story import story
 from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
 from workers import jobs
 from workers.clock import Clock
 from workers.copy import Copy
 from workers.errors import ApiError
+from workers.forget import forget
 from workers.jobworker import JobWorker
+from workers.replay import Named, Selection, recorded
 from workers.store import migrate
 from workers.store.engine import open_store
+from workers.store.ledger import Status
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -47,6 +53,8 @@ Result = TypeVar("Result")
 CONSOLE_CONNECT_SECONDS = 2
 #: Exit codes: wrong usage or configuration, and an operation that failed.
 USAGE, FAILED = 2, 1
+
+_NOTHING_SAID = "say which events: their ids, or one of --type, --corp, --entity, --status, --since, --until"
 
 log = structlog.get_logger()
 
@@ -336,7 +344,7 @@ def recover(app_name: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @guarded
 def status(identifier: str, as_json: bool) -> None:
-    """Where an event or an entity stands: received, queued, applied, and what it changed."""
+    """The whole story of an event or an entity: received, queued, folded, read, what it changed, and whose jobs ran."""
     config = configuration.load()
     connection = queues.connect(config, Patience.WORKER)
     store = open_store(config.datastore.url)
@@ -345,7 +353,85 @@ def status(identifier: str, as_json: bool) -> None:
     store.close()
     if found is None:
         raise BridgeError(f"{identifier} is neither an event nor an entity that is known here")
-    show(found, as_json, "\n".join(lines_of(found)))
+    show(found, as_json, story(found))
+
+
+@main.command(
+    "replay", epilog=example("dingbridge replay --type user_leave_org --since 2026-01-31T08:00+08:00 --dry-run")
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--type", "types", multiple=True, metavar="EVENT", help="Events of this type; may be repeated.")
+@click.option("--corp", help="Events of this corp.")
+@click.option(
+    "--entity",
+    "entities",
+    multiple=True,
+    type=EntityName(),
+    metavar="KIND:ID",
+    help="Events that name user:ID, department:ID or role:ID; may be repeated.",
+)
+@click.option("--status", "state", type=click.Choice(get_args(Status)), help="Events that ended so.")
+@click.option("--since", type=Time(), metavar="TIME", help="Received then or later; UTC unless it names an offset.")
+@click.option("--until", type=Time(), metavar="TIME", help="Received before then.")
+@click.option("--dry-run", is_flag=True, help="Count them and feed in none.")
+@click.option("--jobs", "with_jobs", is_flag=True, help="Run users' functions again, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def replay_command(
+    ids: Sequence[str],
+    types: Sequence[str],
+    corp: str | None,
+    entities: Sequence[Named],
+    state: Status | None,
+    since: datetime | None,
+    until: datetime | None,
+    dry_run: bool,
+    with_jobs: bool,
+    as_json: bool,
+) -> None:
+    """Feed recorded events in again: those of these IDs, or all that every option given lets through."""
+    selection = Selection(ids, types, corp, entities, state, since, until)
+    filtered = selection != Selection(ids)
+    if bool(ids) is filtered:
+        raise click.UsageError("name events by their ids or choose them by options, not both" if ids else _NOTHING_SAID)
+    if since and until and since >= until:
+        raise click.UsageError("--since must be before --until")
+    config = configuration.load()
+    store = open_store(config.datastore.url)
+    migrate.check(store)
+    acceptor = None if dry_run else Acceptor(queues.connect(config, Patience.WORKER))
+    found = waiting = lost = 0
+    for page in recorded(store, selection, with_jobs):
+        found += len(page.events)
+        waiting += acceptor.accept(page.events, again=True).count(False) if acceptor else 0
+        for event_id, reason in page.lost.items():
+            lost += 1
+            click.echo(f"{event_id} cannot be fed in again: {reason}", err=True)
+    store.close()
+    result = {"events": found, "fed_in": 0 if dry_run else found - waiting, "still_waiting": waiting, "lost": lost}
+    said = f"{found} events would be fed in again" if dry_run else f"{found - waiting} events were fed in again"
+    show(result, as_json, f"{said}; {waiting} waited anyway" if waiting else said)
+    if lost:
+        sys.exit(FAILED)
+
+
+@main.command("forget", epilog=example("dingbridge forget dingcorpid zhangsan"))
+@click.argument("corp")
+@click.argument("userid")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def forget_command(corp: str, userid: str, as_json: bool) -> None:
+    """Erase a person who left: the personal columns, and what changes and payloads say of them.
+
+    Only who left can be forgotten: whoever is still at DingTalk would come back with the next read. The row itself
+    stays with its keys. It cannot be undone; to do it again is harmless.
+    """
+    store = open_store(configuration.load().datastore.url)
+    migrate.check(store)
+    gone = forget(store, corp, userid)
+    store.close()
+    said = f"{userid} of {corp} is forgotten, with what {gone.changes} changes and {gone.events} events said"
+    show({"changes": gone.changes, "events": gone.events}, as_json, said)
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:

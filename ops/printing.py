@@ -23,17 +23,3 @@ def show(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 def _iso(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def lines_of(found: dict[str, Any], indent: str = "") -> list[str]:
-    """A result as lines for people: `name  value`, lists indented."""
-    lines: list[str] = []
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            lines.append(f"{indent}{name}")
-            for item in value:
-                lines += [*lines_of(item, indent + "  "), ""]
-        elif value not in (None, [], ""):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{indent}{name:<12} {_iso(shown)}")
-    return lines

@@ -17,7 +17,7 @@ from bridge.queues import FAILURE_TTL
 from workers.jobs import Dispatcher, give_up, job_id
 from workers.store import failed_lists
 from workers.store.engine import Store
-from workers.store.tables import changes, events, outbox
+from workers.store.tables import changes, events, finished_jobs, outbox
 
 #: String with expiry: who leads. Another takes over this many seconds after the leader's death.
 LEADER_KEY = "bridge:clock:leader"
@@ -107,6 +107,7 @@ class Clock:
             count = connection.execute(sa.delete(outbox).where(expired)).rowcount
         for table, key, column, owed, days in (
             (events, events.c.id, events.c.received_at, outbox.c.event_id, self._retention.events),
+            (finished_jobs, finished_jobs.c.id, finished_jobs.c.finished_at, outbox.c.id, self._retention.events),
             (changes, changes.c.seq, changes.c.changed_at, outbox.c.change_seq, self._retention.changes),
         ):
             if not days:

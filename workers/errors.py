@@ -151,3 +151,7 @@ class JobsModuleMissing(BridgeError):
 
 class UnknownJob(BridgeError):
     """the job is none that this worker may run"""
+
+
+class NotForgettable(BridgeError):
+    """a person who has not left cannot be forgotten"""

@@ -49,14 +49,21 @@ class Outcome:
     next_due: int | None = None
 
 
+class _Cover(NamedTuple):
+    """A committed read that covers an entity, and the event it was made for."""
+
+    moment: Moment
+    event_id: str | None
+
+
 @dataclass
 class _Course:
     """One event on its way to its final row."""
 
     waiting: Waiting
     entities: tuple[Entity, ...]
-    #: The moment of the committed read that covers each entity that is done.
-    covered: dict[Entity, Moment] = field(default_factory=dict)
+    #: The committed read that covers each entity that is done.
+    covered: dict[Entity, _Cover] = field(default_factory=dict)
     #: Whether a read was made for this event.
     read: bool = False
 
@@ -70,6 +77,12 @@ class _Course:
 
     def left(self) -> set[Entity]:
         return set(self.entities) - self.covered.keys()
+
+    def covered_with(
+        self, written: set[Entity], moment: Moment, causes: Mapping[Entity, Cause]
+    ) -> dict[Entity, _Cover]:
+        """What covers it once these entities, read at that moment, are committed."""
+        return self.covered | {entity: _Cover(moment, causes[entity].event_id) for entity in self.left() & written}
 
 
 class Folder:
@@ -87,7 +100,7 @@ class Folder:
         """
         outcome = Outcome()
         with self._refresher.store.reading() as connection:
-            known = ledger.settled(connection, [item.event.id for item in batch if item.event.via != "replay"])
+            known = ledger.settled(connection, [item.event.id for item in batch if not item.event.replayed])
         outcome.final |= dict.fromkeys(known, "applied")
         courses = [_Course(item, events.entities(item.event)) for item in batch if item.event.id not in known]
         open_reads = {read.entity: read for read in taken}
@@ -117,7 +130,7 @@ class Folder:
         answers, errors = self._refresher.read(wanted)
         _judge_dissolution(courses, answers)
         causes = {entity: Cause(read.event_id, read.priority >= Priority.COPY) for entity, read in taken.items()}
-        causes |= {entity: Cause(course.id, course.waiting.event.via == "replay") for entity, course in owners.items()}
+        causes |= {entity: Cause(course.id, course.waiting.event.quiet) for entity, course in owners.items()}
 
         def conclude(draft: Draft, written: set[Entity]) -> Outcome:
             return self._conclude(draft, written, noted, courses, owners, answers, taken, errors)
@@ -126,7 +139,7 @@ class Folder:
         _merge(outcome, said)
         outcome.late |= {entity: errors[entity] for entity in taken if entity in errors}
         for course in courses:
-            course.covered |= dict.fromkeys(course.left() & written, noted.moment)
+            course.covered = course.covered_with(written, noted.moment, causes)
         for entity in written & owners.keys():
             owners[entity].read = True
         for course in courses:
@@ -151,9 +164,9 @@ class Folder:
         verdicts: list[Verdict] = []
         due: list[Due] = []
         for course in courses:
-            covered = course.covered | dict.fromkeys(course.left() & written, noted.moment)
+            covered = course.covered_with(written, noted.moment, draft.causes)
             if len(covered) == len(course.entities):
-                verdicts.append(_verdict(course, course.read or course.id in served, answers))
+                verdicts.append(_verdict(course, course.read or course.id in served, covered, answers))
                 due += self._echoes(course, covered)
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
@@ -176,10 +189,10 @@ class Folder:
             next_due=min(times, default=None),
         )
 
-    def _echoes(self, course: _Course, covered: Mapping[Entity, Moment]) -> Iterable[Due]:
+    def _echoes(self, course: _Course, covered: Mapping[Entity, _Cover]) -> Iterable[Due]:
         """Answers can lag behind events: read once more what was not read late enough (rule 4, echo)."""
         accepted = course.waiting.accepted
-        for entity, moment in covered.items():
+        for entity, (moment, _) in covered.items():
             same_life = moment.life == accepted.life
             due = (accepted.micros if same_life else moment.micros) + self._settle
             late_enough = same_life and moment.micros > due
@@ -198,7 +211,8 @@ class Folder:
         return [
             Owed(job.name, job.queue, f"event {verdict.event.id}", verdict.event.id)
             for verdict in verdicts
-            if verdict.event.id in new and verdict.event.via != "replay" and verdict.status != "failed"
+            if verdict.status != "failed" and not verdict.event.quiet
+            if verdict.event.id in new or verdict.event.replayed
             for job in self._registry.for_event(verdict.event.type)
         ]
 
@@ -215,7 +229,7 @@ def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
             covers = committed and committed.life == accepted.life and committed.micros > accepted.micros
             # Whether a corp was dissolved is asked anew: a tombstone must be this event's own.
             if covers and committed and not course.dissolves:
-                course.covered[entity] = committed
+                course.covered[entity] = _Cover(committed, noted.made_for[entity])
             else:
                 owners.setdefault(entity, course)
     return owners
@@ -229,7 +243,9 @@ def _judge_dissolution(courses: Iterable[_Course], answers: dict[Entity, Answer]
                 answers[entity] = Absence.DISSOLVED
 
 
-def _verdict(course: _Course, read: bool, answers: Mapping[Entity, Answer]) -> Verdict:
+def _verdict(
+    course: _Course, read: bool, covered: Mapping[Entity, _Cover], answers: Mapping[Entity, Answer]
+) -> Verdict:
     event, stamp = course.waiting.event, course.waiting.accepted.micros
     if not course.entities:
         reason = _NOTHING if event.corp_id else _NO_CORP
@@ -237,7 +253,10 @@ def _verdict(course: _Course, read: bool, answers: Mapping[Entity, Answer]) -> V
     root = Entity(event.corp_id or "", "department", str(ROOT_DEPARTMENT))
     if course.dissolves and answers[root] is not Absence.DISSOLVED:
         return Verdict(event, stamp, "ignored", _STANDS)
-    return Verdict(event, stamp, "applied" if read else "folded")
+    if read:
+        return Verdict(event, stamp, "applied")
+    others = dict.fromkeys(event_id for entity in course.entities if (event_id := covered[entity].event_id))
+    return Verdict(event, stamp, "folded", folded_into=tuple(others))
 
 
 def _postpone(draft: Draft, late: Mapping[Taken, ApiError], now: int) -> list[int]:

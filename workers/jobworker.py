@@ -19,6 +19,7 @@ from workers.directory import Change, Event, StoreDirectory
 from workers.errors import UnknownJob
 from workers.jobs import JOB_FUNCTION, JOB_TIMEOUT, VERSION
 from workers.registry import Registry, UserJob
+from workers.store import ledger
 from workers.store.engine import Store
 from workers.store.tables import changes, events, outbox
 
@@ -84,7 +85,7 @@ class JobWorker(Claimer):
             return
         # The row first: should we die before Redis knows, its second coming finds nothing to do.
         with self._store.writing() as connection:
-            connection.execute(sa.delete(outbox).where(outbox.c.id == outbox_id))
+            ledger.finish_job(connection, outbox_id, datetime.now(UTC))
         self.claims.finish([claim])
 
     def _give_up(self, claim: Claim, outbox_id: int, reason: str) -> None:

@@ -30,7 +30,8 @@ MAX_LOST_RACES = 10
 #: PostgreSQL's words for that: deadlock_detected, serialization_failure.
 LOST_RACES = ("40P01", "40001")
 
-_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
+#: The table of each kind of entity that carries its guard, and the key of its row there.
+GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
     "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
     "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
     "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
@@ -42,6 +43,8 @@ class Noted(NamedTuple):
 
     versions: Mapping[Entity, int]
     committed: Mapping[Entity, Moment]
+    #: The event that each of these reads was made for; None where no event asked for it.
+    made_for: Mapping[Entity, str | None]
     fences: Mapping[str, int]
     moment: Moment
     #: time.monotonic() at that moment.
@@ -65,19 +68,20 @@ class Refresher:
         wanted = set(entities)
         versions = dict.fromkeys(wanted, 0)
         committed: dict[Entity, Moment] = {}
+        made_for: dict[Entity, str | None] = {}
         corps = {entity.corp_id for entity in wanted}
         fences = dict.fromkeys(corps, 0)
         with self.store.reading() as connection:
-            for kind, (table, key_of) in _GUARDED.items():
+            for kind, (table, key_of) in GUARDED.items():
                 keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}
-                for entity, version, begun, life in _guards(connection, table, keys):
+                for entity, version, begun, life, event_id in _guards(connection, table, keys):
                     versions[entity] = version
                     if begun is not None:
-                        committed[entity] = Moment(begun, life)
+                        committed[entity], made_for[entity] = Moment(begun, life), event_id
             if corps:
                 query = sa.select(tables.fences).where(tables.fences.c.corp_id.in_(corps))
                 fences |= {row.corp_id: row.n for row in connection.execute(query)}
-        return Noted(versions, committed, fences, self._clock.now(), time.monotonic())
+        return Noted(versions, committed, made_for, fences, self._clock.now(), time.monotonic())
 
     def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
         """Second step: ask DingTalk. The value of each tells whether somebody waits for it."""
@@ -128,15 +132,14 @@ def _of_kind(answers: Mapping[Entity, Answer], kind: EntityKind) -> dict[Entity,
 
 def _guards(
     connection: Connection, table: Table, keys: Mapping[Key, Entity]
-) -> Iterator[tuple[Entity, int, int | None, str]]:
-    """Version, read_begun and read_life of these entities' rows."""
+) -> Iterator[tuple[Entity, int, int | None, str, str | None]]:
+    """Version, read_begun, read_life and read_event_id of these entities' rows."""
     if not keys:
         return
     names = table.primary_key.columns
-    guard = (table.c.version, table.c.read_begun, table.c.read_life)
+    guard = (table.c.version, table.c.read_begun, table.c.read_life, table.c.read_event_id)
     for row in connection.execute(sa.select(*names, *guard).where(matches(table, list(keys)))):
-        version, begun, life = row[-3:]
-        yield keys[tuple(row[:-3])], version, begun, life
+        yield keys[tuple(row[: -len(guard)])], *row[-len(guard) :]
 
 
 def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, int]:

@@ -546,18 +546,18 @@ WORKERS: tuple[Guard, ...] = (
         "a kill in between runs the function twice",
         JOBWORKER,
         "        with self._store.writing() as connection:\n"
-        "            connection.execute(sa.delete(outbox).where(outbox.c.id == outbox_id))\n"
+        "            ledger.finish_job(connection, outbox_id, datetime.now(UTC))\n"
         "        self.claims.finish([claim])\n",
         "        self.claims.finish([claim])\n"
         "        with self._store.writing() as connection:\n"
-        "            connection.execute(sa.delete(outbox).where(outbox.c.id == outbox_id))\n",
+        "            ledger.finish_job(connection, outbox_id, datetime.now(UTC))\n",
         (T_JOBWORKER + "TestEnding::test_the_datastore_knows_that_it_is_done_before_redis_does",),
     ),
     Guard(
         "a job that is done is owed no more",
         "the clock enqueues it again for ever",
         JOBWORKER,
-        "            connection.execute(sa.delete(outbox).where(outbox.c.id == outbox_id))\n",
+        "            ledger.finish_job(connection, outbox_id, datetime.now(UTC))\n",
         "            pass\n",
         (T_JOBWORKER + "TestEnding::test_a_job_that_is_done_leaves_the_outbox",),
     ),

@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 from bridge import events
+from bridge.accept import Acceptor
 from bridge.spool import Spool
 from ops.cli import main
 from tests.installation import CORP, Installation, installed, settings
 from tests.servers import free_port, running_redis
+from workers.store import tables
 
 ROOT = Path(__file__).parent.parent.parent
 VERBS = sorted(main.commands)
@@ -201,3 +203,24 @@ def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path)
     shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
     assert json.loads(shown.stdout) == {"events": 1}
     assert place.parts.connection.lrange("rq:queue:user_modify_org", 0, -1) == [b"e1"]
+
+
+def test_only_who_left_can_be_forgotten(place: Installation) -> None:
+    given = place.environment()
+    person = next(row for row in place.simulator.truth("acme")["users"] if not row["admin"])
+    forget = ("forget", CORP, person["userid"])
+    dingbridge("sync", environ=given, folder=place.folder)
+    refused = dingbridge(*forget, environ=given, folder=place.folder)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.count("\n") == 1
+    assert "only who left can be forgotten" in refused.stderr
+    place.simulator.change("acme", "user_leave_org", person["userid"], deliver=False)
+    dingbridge("sync", environ=given, folder=place.folder)
+    assert dingbridge(*forget, environ=given, folder=place.folder).returncode == 1
+    message = {"EventType": "user_leave_org", "eventId": "e1", "CorpId": CORP, "userId": [person["userid"]]}
+    Acceptor(place.parts.connection).accept(events.parse(json.dumps(message).encode(), "acme", CORP).events)
+    place.work_off()
+    done = dingbridge(*forget, "--json", environ=given, folder=place.folder)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"changes": 2, "events": 0})
+    (row,) = (row for row in place.rows(tables.users) if row["userid"] == person["userid"])
+    assert (row["name"], row["deleted_at"] is None) == (None, False)

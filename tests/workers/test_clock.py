@@ -141,6 +141,14 @@ class TestForgetting:
         assert left(desk) == kept
         assert count == 8 - len(kept[0]) - len(kept[1])
 
+    def test_what_is_said_of_a_finished_job_goes_with_its_event(self, desk: Desk, connection: redis.Redis) -> None:
+        owe(desk, "old", "young")
+        with desk.store.writing() as tx:
+            for row, days in zip(tx.execute(sa.select(tables.outbox)).all(), (31, 29), strict=True):
+                ledger.finish_job(tx, row.id, NOW - timedelta(days=days))
+        assert a_clock(desk, connection, RetentionConfig(events=30)).prune() == 1
+        assert len(desk.rows(tables.finished_jobs)) == 1
+
     def test_what_a_job_is_owed_for_stays(self, desk: Desk, connection: redis.Redis) -> None:
         tell(desk, 1, 31, 32)
         seq = next(row["seq"] for row in desk.rows(tables.changes) if row["entity_id"] == "u31")

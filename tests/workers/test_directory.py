@@ -21,7 +21,7 @@ def test_it_shows_the_present_state_of_its_corp(desk: Desk) -> None:
     assert found["roles"] == [11]
     assert (whole["name"], role["name"]) == ("Department 2", "a")
     assert [member["userid"] for member in directory.members(2)] == ["u1", "u2"]
-    assert {"version", "read_begun", "read_life"}.isdisjoint(whole | found)
+    assert {"version", "read_begun", "read_life", "read_event_id"}.isdisjoint(whole | found)
 
 
 def test_what_was_never_seen_is_none(desk: Desk) -> None:

@@ -7,7 +7,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from bridge.events import Entity, Event
+from bridge.events import Entity, Event, Via
 from tests.servers import running_redis
 from tests.workers.helpers import (
     Desk,
@@ -109,6 +109,32 @@ class TestFolding:
         knows(desk, {U1: a_user(), U2: a_user("u2")})
         events = [an_event(users=users, event_id="".join(users)) for users in (["u1"], ["u2"], ["u1", "u2"])]
         assert desk.apply(*events).final == {"u1": "applied", "u2": "applied", "u1u2": "folded"}
+        folded = {row["id"]: row["folded_into"] for row in desk.rows(tables.events)}
+        assert folded == {"u1": None, "u2": None, "u1u2": ["u1", "u2"]}
+
+    def test_an_event_is_folded_into_the_one_that_an_earlier_read_was_made_for(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user(), department(2): a_department(2), ROOT: a_department(1, None), roles(): []})
+        accepted = desk.clock.now()
+        desk.apply(an_event(users=["u1"], event_id="e1"))
+        desk.apply(an_event("org_dept_modify", departments=[2], event_id="e2"))
+        desk.apply(an_event("label_conf_add", event_id="e3"))
+        desk.apply(an_event(users=["u1"], event_id="late1"), accepted=accepted)
+        desk.apply(an_event("org_dept_modify", departments=[2], event_id="late2"), accepted=accepted)
+        desk.apply(an_event("label_conf_del", event_id="late3"), accepted=accepted)
+        folded = {row["id"]: row["folded_into"] for row in desk.rows(tables.events)}
+        assert {name: folded[name] for name in folded if name.startswith("late")} == {
+            "late1": ["e1"],
+            "late2": ["e2"],
+            "late3": ["e3"],
+        }
+
+    def test_a_read_that_no_event_asked_for_leaves_none_to_name(self, desk: Desk) -> None:
+        knows(desk, {U1: a_user()})
+        accepted = desk.clock.now()
+        desk.apply(taken=taken(desk, U1, Priority.COPY))
+        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted)
+        row = desk.row(tables.events)
+        assert (row["status"], row["folded_into"]) == ("folded", [])
 
     def test_every_kind_of_entity_at_once(self, desk: Desk) -> None:
         knows(desk, {U1: a_user(departments={2: 1}, roles=[11]), department(2): a_department(2)})
@@ -499,6 +525,22 @@ class TestOwedJobs:
         desk.apply(an_event(users=["u1"], event_id="e1", via="replay"))
         assert (desk.user()["name"], len(desk.changes())) == ("new", 2)
         assert (owed(desk), desk.rows(tables.events)) == (before, told)
+
+    def test_a_replay_with_jobs_owes_them_again(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user(name="old")})
+        desk.apply(an_event(users=["u1"], event_id="e1"))
+        before = owed(desk)
+        knows(desk, {U1: a_user(name="new")})
+        desk.apply(an_event(users=["u1"], event_id="e1", via="replay_with_jobs"))
+        seq = desk.rows(tables.changes)[-1]["seq"]
+        assert owed(desk)[len(before) :] == [(wanted[0], "e1", seq), (wanted[1], "e1", None)]
+        assert desk.row(tables.events)["via"] == "http"
+
+    @pytest.mark.parametrize("via", ["replay", "replay_with_jobs"])
+    def test_a_replay_whose_row_was_pruned_meanwhile_is_recorded_as_one(self, desk: Desk, via: Via) -> None:
+        knows(desk, {U1: a_user()})
+        desk.apply(an_event(users=["u1"], via=via))
+        assert desk.row(tables.events)["via"] == "replay"
 
     def test_a_copy_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
         knows(desk, {U1: a_user(), ROOT: a_department(1, None), roles(): a_role_list({1: {11: "a"}})})

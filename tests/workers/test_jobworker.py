@@ -143,6 +143,15 @@ class TestEnding:
         assert shop.job(job_id).get_status() == JobStatus.FINISHED
         assert FinishedJobRegistry(queue=shop.queue()).get_job_ids() == [job_id]
 
+    def test_the_datastore_tells_that_it_was_done(self, shop: Shop) -> None:
+        job_id = owe(shop, shop.keep)
+        (row,) = shop.owed()
+        shop.work()
+        done = shop.desk.row(tables.finished_jobs)
+        assert job_id == f"outbox-{done['id']}"
+        kept = ("id", "function", "event_id", "change_seq")
+        assert {name: done[name] for name in kept} == {name: row[name] for name in kept}
+
     def test_its_second_coming_does_nothing(self, shop: Shop) -> None:
         job_id = owe(shop, shop.keep)
         shop.work()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
@@ -76,6 +77,18 @@ def test_migrating_again_keeps_the_data(empty: Store) -> None:
     migrate.check(empty)
     with empty.reading() as connection:
         assert connection.execute(sa.select(tables.corps.c.corp_id, tables.corps.c.name)).all() == [("ding1", "One")]
+
+
+def test_rows_of_the_first_revision_live_on(empty: Store) -> None:
+    config = migrate._config()
+    with empty.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text("INSERT INTO users (corp_id, userid, version) VALUES ('ding1', 'u1', 3)"))
+    migrate.migrate(empty)
+    with empty.reading() as connection:
+        row = connection.execute(sa.select(tables.users)).mappings().one()
+    assert (row["userid"], row["version"], row["read_event_id"]) == ("u1", 3, None)
 
 
 def test_two_processes_may_migrate_at_once(empty: Store, datastore_url: str) -> None:

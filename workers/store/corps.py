@@ -51,7 +51,7 @@ def _bury(draft: Draft, root: Entity) -> None:
     """Everything of a dissolved corp is gone; its fence is held, so no other read is written meanwhile."""
     for table, kind, key in _BURIED:
         for rows in _living(draft, table, root.corp_id):
-            after = [{**row, "deleted_at": draft.at, **_raised(draft, row)} for row in rows]
+            after = [{**row, "deleted_at": draft.at, **_raised(draft, root, row)} for row in rows]
             update(draft.tx, table, after)
             members = _members(draft, root.corp_id, [row[key] for row in rows]) if kind == "user" else {}
             for row, buried in zip(rows, after, strict=True):
@@ -64,10 +64,10 @@ def _bury(draft: Draft, root: Entity) -> None:
         draft.tx.execute(sa.delete(table).where(table.c.corp_id == root.corp_id))
 
 
-def _raised(draft: Draft, row: Row) -> dict[str, Any]:
+def _raised(draft: Draft, root: Entity, row: Row) -> dict[str, Any]:
     if "version" not in row:
         return {}
-    return {"version": row["version"] + 1, "read_begun": draft.begun, "read_life": draft.life}
+    return {**draft.guard(root), "version": row["version"] + 1}
 
 
 def _living(draft: Draft, table: Table, corp_id: str) -> Iterator[list[dict[str, Any]]]:

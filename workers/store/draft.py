@@ -24,7 +24,7 @@ ChangeKind = Literal["user", "department", "role", "role_group", "corp"]
 Operation = Literal["create", "update", "delete", "restore"]
 
 #: Columns that no `before` or `after` shows: they are ours.
-GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life"})
+GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life", "read_event_id"})
 #: Columns whose difference alone is no change: they tell of the read, not of the entity.
 SILENT_COLUMNS = frozenset({"fetched_at", "raw"})
 
@@ -90,7 +90,8 @@ class Draft:
 
     def guard(self, entity: Entity) -> dict[str, Any]:
         """The guard columns after this write; raised also when nothing changed."""
-        return {"version": self.versions[entity] + 1, "read_begun": self.begun, "read_life": self.life}
+        read = {"read_begun": self.begun, "read_life": self.life, "read_event_id": self.causes[entity].event_id}
+        return {"version": self.versions[entity] + 1, **read}
 
     def mark(self, by: Entity, entities: Iterable[Entity], reason: str) -> None:
         """Ask for a read of these, for the same cause as that of `by`; of two causes one that is not quiet wins."""

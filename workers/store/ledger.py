@@ -1,4 +1,4 @@
-"""What happened: the final rows of events, the log of changes, and the jobs owed for both."""
+"""What happened: the final rows of events, the log of changes, and the jobs owed and done for both."""
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from bridge.events import Event
+from bridge.events import REPLAY, Event
 from workers.store.draft import Change, insert_ignoring, upsert
-from workers.store.tables import changes, events, outbox
+from workers.store.tables import changes, events, finished_jobs, outbox
 
 #: Seconds since 1970 beyond which there is no date: the year 9999.
 _END_OF_TIME = 253_370_764_800
@@ -24,6 +24,8 @@ class Verdict(NamedTuple):
     stamp: int  # Redis' microseconds at which it was accepted
     status: Status
     error: str | None = None
+    #: Of a folded one: the events whose reads covered it.
+    folded_into: tuple[str, ...] = ()
 
 
 class Owed(NamedTuple):
@@ -52,7 +54,7 @@ def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) ->
             "app": verdict.event.app,
             "corp_id": verdict.event.corp_id,
             "type": verdict.event.type,
-            "via": verdict.event.via,
+            "via": REPLAY if verdict.event.replayed else verdict.event.via,
             "occurred_at": _time(verdict.event.occurred_at, 1000),
             "received_at": _time(verdict.stamp, 1_000_000),
             "applied_at": at if verdict.status in ("applied", "folded") else None,
@@ -62,6 +64,7 @@ def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) ->
             "user_ids": verdict.event.user_ids,
             "dept_ids": verdict.event.dept_ids,
             "role_ids": verdict.event.role_ids,
+            "folded_into": verdict.folded_into if verdict.status == "folded" else None,
         }
         for verdict in verdicts
     }
@@ -71,7 +74,7 @@ def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) ->
     new = insert.excluded
     statement = insert.on_conflict_do_update(
         index_elements=[events.c.id],
-        set_={"status": new.status, "error": new.error, "applied_at": new.applied_at},
+        set_={name: new[name] for name in ("status", "error", "applied_at", "folded_into")},
         where=events.c.status == "failed",
     ).returning(events.c.id)
     return set(connection.scalars(statement, [rows[event_id] for event_id in sorted(rows)]))
@@ -92,6 +95,15 @@ def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
     """Note jobs that users' functions are owed."""
     if jobs:
         connection.execute(insert_ignoring(connection, outbox), [job._asdict() for job in jobs])
+
+
+def finish_job(connection: Connection, outbox_id: int, at: datetime) -> None:
+    """Note that a job was done; whoever else did it at the same time has noted it."""
+    kept = ("id", "function", "event_id", "change_seq")
+    done = sa.delete(outbox).where(outbox.c.id == outbox_id).returning(*(outbox.c[name] for name in kept))
+    row = connection.execute(done).mappings().first()
+    if row is not None:
+        connection.execute(sa.insert(finished_jobs).values(**row, finished_at=at))
 
 
 def _time(count: int | None, per_second: int) -> datetime | None:

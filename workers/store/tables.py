@@ -39,11 +39,15 @@ _Json = sa.JSON(none_as_null=True)
 
 
 def _guard() -> list[Column[Any]]:
-    """What rule 4 needs of a row: its version, and Redis' time (µs) and life of the read it came from."""
+    """What rule 4 needs of a row: its version, and Redis' time (µs) and life of the read it came from.
+
+    And the event that this read was made for, into which events are folded that it covers.
+    """
     return [
         Column("version", BigInteger, nullable=False, server_default="0"),
         Column("read_begun", BigInteger),
         Column("read_life", Text),
+        Column("read_event_id", Text),
     ]
 
 
@@ -187,6 +191,7 @@ events = Table(
     Column("user_ids", _Json, nullable=False),
     Column("dept_ids", _Json, nullable=False),
     Column("role_ids", _Json, nullable=False),
+    Column("folded_into", _Json),  # of a folded one: the events whose reads covered it
     Index(None, "received_at"),
     Index(None, "status", "received_at"),
 )
@@ -272,6 +277,20 @@ failed_lists = Table(
     Column("error", Text),
     Index(None, "app", "id"),
     sqlite_autoincrement=True,
+)
+
+#: Jobs of users' functions that were done; they were rows of the outbox.
+finished_jobs = Table(
+    "finished_jobs",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("function", Text, nullable=False),
+    Column("event_id", Text),
+    Column("change_seq", BigInteger),
+    Column("finished_at", Timestamp, nullable=False),
+    Index(None, "event_id"),
+    Index(None, "change_seq"),
+    Index(None, "finished_at"),
 )
 
 #: Columns that hold people's data, by table; what `forget` erases and no log, metric or description shows.
