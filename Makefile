@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: run test lint install install-dev clean
+.PHONY: run test lint audit install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -17,6 +17,9 @@ lint: $(VENV)/installed-dev  ## style, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/installed-dev  ## known vulnerabilities of what requirements.txt brings
+	@$(BIN)/python .ci/audit.py
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
