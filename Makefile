@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SECONDS ?= 600
 
-.PHONY: run test lint chaos guards fuzz mutants install install-dev clean
+.PHONY: run test lint chaos guards fuzz mutants audit install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -34,6 +34,9 @@ fuzz: $(VENV)/installed-dev  ## random input for what strangers can reach, so ma
 
 mutants: $(VENV)/installed-dev  ## whether the tests notice small faults in the crypto
 	$(BIN)/python -m tests.mutants
+
+audit: $(VENV)/installed-dev  ## known vulnerabilities of what requirements.txt brings
+	@$(BIN)/python .ci/audit.py
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
