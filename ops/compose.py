@@ -15,6 +15,7 @@ from workers.budget import Budget
 from workers.dingtalk import DingTalk
 from workers.fold import Folder
 from workers.moment import RedisClock
+from workers.nightly import Nightly
 from workers.readers import Readers
 from workers.refresh import Refresher
 from workers.registry import Registry
@@ -35,6 +36,7 @@ class Parts:
     store: Store
     clock: RedisClock
     readers: Readers
+    refresher: Refresher
     folder: Folder
     registry: Registry
 
@@ -52,6 +54,16 @@ def open_parts(config: Config) -> Parts:
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
+    readers = readers_of(config, connection)
+    clock = RedisClock(connection)
+    registry = jobs.load_registry(config)
+    refresher = Refresher(store, clock, readers)
+    folder = Folder(refresher, registry, config.dingtalk.settle_seconds)
+    return Parts(config, connection, store, clock, readers, refresher, folder, registry)
+
+
+def readers_of(config: Config, connection: redis.Redis) -> Readers:
+    """DingTalk's API, as every app that has the credentials sees it."""
     budget = Budget(connection, config.dingtalk.calls_per_second)
     tokens = Tokens(connection)
     http = urllib3.PoolManager(maxsize=READ_THREADS)
@@ -62,11 +74,7 @@ def open_parts(config: Config) -> Parts:
             app.name, app.app_key, app.app_secret.get_secret_value(), config.dingtalk.api, budget, tokens, http
         )
 
-    readers = Readers(config, client, READ_THREADS)
-    clock = RedisClock(connection)
-    registry = jobs.load_registry(config)
-    folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds)
-    return Parts(config, connection, store, clock, readers, folder, registry)
+    return Readers(config, client, READ_THREADS)
 
 
 def trusted_redis(config: Config) -> redis.Redis:
@@ -74,6 +82,13 @@ def trusted_redis(config: Config) -> redis.Redis:
     connection = queues.connect(config, Patience.WORKER)
     safety.check(connection, config.redis.accept_unsafe)
     return connection
+
+
+def nightly(config: Config, connection: redis.Redis, store: Store, readers: Readers) -> Nightly:
+    """The comparisons that a clock makes."""
+    corp_ids = {app.corp_id for app in config.apps if app.corp_id}
+    settle = config.dingtalk.settle_seconds
+    return Nightly(store, RedisClock(connection), readers.client, corp_ids, config.clock, config.heal, settle)
 
 
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:

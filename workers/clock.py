@@ -1,4 +1,4 @@
-"""Scheduled upkeep, one leader: jobs that the outbox owes and Redis no longer has, and rows past their time."""
+"""Scheduled upkeep, one leader: comparisons, jobs that the outbox owes and Redis lost, and rows past their time."""
 
 import threading
 import time
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from bridge.config import RetentionConfig
 from bridge.queues import FAILURE_TTL
 from workers.jobs import Dispatcher, give_up, job_id
+from workers.nightly import Nightly
 from workers.store.engine import Store
 from workers.store.tables import changes, events, outbox
 
@@ -40,7 +41,12 @@ class Clock:
     """Rounds of upkeep; safe to run several, one leads."""
 
     def __init__(
-        self, connection: redis.Redis, store: Store, dispatcher: Dispatcher, retention: RetentionConfig
+        self,
+        connection: redis.Redis,
+        store: Store,
+        dispatcher: Dispatcher,
+        retention: RetentionConfig,
+        nightly: Nightly,
     ) -> None:
         self._name = uuid.uuid4().hex
         self._connection = connection
@@ -48,6 +54,7 @@ class Clock:
         self._store = store
         self._dispatcher = dispatcher
         self._retention = retention
+        self._nightly = nightly
 
     def run(self, stopping: threading.Event) -> None:
         """Until told to stop."""
@@ -59,9 +66,11 @@ class Clock:
             except (redis.RedisError, DBAPIError) as error:
                 log.warning("upkeep waits", reason=type(error).__name__)
             stopping.wait(max(0.0, ROUND_SECONDS - (time.monotonic() - begun)))
+        self._nightly.close()
 
     def round(self) -> None:
         """One round of everything that is due."""
+        self._nightly.tend()
         if count := self.sweep_outbox():
             log.info("enqueued what was owed", jobs=count)
         if count := self.prune():
