@@ -13,13 +13,14 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from bridge.config import RetentionConfig
+from bridge.config import ClockConfig, HealConfig, RetentionConfig
 from tests.installation import CORP
 from tests.servers import flush, wait_until
 from tests.workers.helpers import Desk, an_event
 from workers import clock as module
 from workers.clock import LEADER_KEY, Clock
 from workers.jobs import Dispatcher, job_id
+from workers.nightly import Nightly
 from workers.store import ledger, tables
 from workers.store.draft import Change
 from workers.store.ledger import Owed, Verdict
@@ -35,7 +36,12 @@ def connection(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def a_clock(desk: Desk, connection: redis.Redis, retention: RetentionConfig = FOR_EVER) -> Clock:
-    return Clock(connection, desk.store, Dispatcher(desk.store, connection), retention)
+    return Clock(connection, desk.store, Dispatcher(desk.store, connection), retention, no_corps(desk))
+
+
+def no_corps(desk: Desk) -> Nightly:
+    """Nobody to compare."""
+    return Nightly(desk.store, desk.clock, lambda _corp: None, [], ClockConfig(), HealConfig(), 1)
 
 
 def owe(desk: Desk, *lanes: str) -> list[str]:
@@ -216,6 +222,6 @@ class TestLeading:
                 return super().dispatch(lanes)
 
         (known,) = owe(desk, "a")
-        with running(Clock(connection, desk.store, Unreliable(desk.store, connection), FOR_EVER)):
+        with running(Clock(connection, desk.store, Unreliable(desk.store, connection), FOR_EVER, no_corps(desk))):
             wait_until(lambda: waiting(connection) == [known], 10, "the third try")
         assert len(tries) >= 3
