@@ -26,8 +26,9 @@ from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, UnknownApp
 from bridge.queues import Patience
 from bridge.spool import Spool
-from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
+from ops import comparing, compose, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
+from ops.comparing import Healed, Looked
 from ops.console.app import create_console
 from ops.parameters import EntityName, Time
 from ops.printing import json_object, show
@@ -170,7 +171,11 @@ def clock() -> None:
     migrate.check(store)
     dispatcher = jobs.Dispatcher(store, connection)
     recovery = compose.recovery(config, connection, store)
-    Clock(connection, store, dispatcher, config.retention, recovery.tick).run(_until_told())
+    readers = compose.readers_of(config, connection, store)
+    nightly = compose.nightly(config, connection, store, readers)
+    Clock(connection, store, dispatcher, config.retention, recovery.tick, nightly.tend).run(_until_told())
+    nightly.close()
+    readers.close()
 
 
 @main.command(epilog=example("PORT=8001 dingbridge console"))
@@ -339,6 +344,78 @@ def recover(app_name: str | None, as_json: bool) -> None:
         sys.exit(FAILED)
 
 
+@main.command(epilog=example("dingbridge drift --corp dingcorpid"))
+@click.option("--app", "app_name", help="Compare the corp of this app.")
+@click.option("--corp", help="Compare this corp.")
+@click.option("--whole", is_flag=True, help="Read every user and department singly: nine hours for 500 000 people.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def drift(app_name: str | None, corp: str | None, whole: bool, as_json: bool) -> None:
+    """Compare the datastore with DingTalk, and write nothing.
+
+    Exits 0 where there is no difference, 1 where there is one, or where not everything could be compared.
+
+    It compares by lists and reads singly what differs, and up to a seventh of the rest, but at least a thousand. What
+    it prints is people's data.
+    """
+    logs.configure("drift")
+    config = configuration.load()
+    corps = _corps(config, app_name, corp)
+    parts = compose.open_parts(config)
+    found = Looked([], [], [])
+    with _progress() as bar:
+        for corp_id in corps:
+            looked = comparing.look(parts, corp_id, whole, _told(bar, corp_id))
+            found.findings.extend(looked.findings)
+            found.objections.extend(looked.objections)
+            found.faults.extend(looked.faults)
+    parts.close()
+    if as_json:
+        show(found.as_dict(), True, "")
+    else:
+        comparing.print_findings(found.findings)
+    for line in found.objections:
+        click.echo(f"heal would remove nothing: {line}", err=True)
+    for fault in found.faults:
+        click.echo(fault, err=True)
+    if found.findings or found.faults:
+        sys.exit(FAILED)
+
+
+@main.command(epilog=example("dingbridge heal --corp dingcorpid --allow-removals"))
+@click.option("--app", "app_name", help="Mend the corp of this app.")
+@click.option("--corp", help="Mend this corp.")
+@click.option("--whole", is_flag=True, help="Read every user and department singly: nine hours for 500 000 people.")
+@click.option("--allow-removals", is_flag=True, help="This once, remove more than heal.max_removals and max_share.")
+@click.option("--allow-scope", is_flag=True, help="This once, hide what the app's scope has lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@guarded
+def heal(
+    app_name: str | None, corp: str | None, whole: bool, allow_removals: bool, allow_scope: bool, as_json: bool
+) -> None:
+    """Compare the datastore with DingTalk, and mend what differs.
+
+    Exits 0 when all is mended, 1 where something could not be read or where it stopped: a run that would remove
+    suspiciously much, or finds that the app may see less than before, removes nothing and says what it would have done.
+    """
+    logs.configure("heal")
+    config = configuration.load()
+    corps = _corps(config, app_name, corp)
+    parts = compose.open_parts(config)
+    healed: list[Healed] = []
+    with _progress() as bar:
+        for corp_id in corps:
+            comparison = comparing.comparison(parts, corp_id, whole, allow_removals, allow_scope)
+            healed.append(comparing.heal(parts, comparison, _told(bar, corp_id)))
+    parts.close()
+    show({"corps": [one.as_dict() for one in healed]}, as_json, "\n".join(map(comparing.healed_line, healed)))
+    complaints = [line for one in healed for line in (*one.report.stopped, *one.faults)]
+    for line in complaints:
+        click.echo(line, err=True)
+    if complaints:
+        sys.exit(FAILED)
+
+
 @main.command(epilog=example("dingbridge status zhangsan"))
 @click.argument("identifier", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -456,6 +533,12 @@ def _until_told() -> threading.Event:
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _told(bar: Progress, corp_id: str) -> comparing.Tell:
+    """A line of the progress bar for this corp."""
+    task = bar.add_task(corp_id, total=None)
+    return lambda done, found: bar.update(task, completed=done, total=found)
 
 
 def _print_line(process: str, line: str) -> None:

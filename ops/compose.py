@@ -16,6 +16,7 @@ from workers.budget import Budget
 from workers.dingtalk import DingTalk, Suite
 from workers.fold import Folder
 from workers.moment import RedisClock
+from workers.nightly import Nightly
 from workers.readers import Readers
 from workers.recover import Recovery, Source
 from workers.refresh import Refresher
@@ -38,6 +39,7 @@ class Parts:
     store: Store
     clock: RedisClock
     readers: Readers
+    refresher: Refresher
     folder: Folder
     registry: Registry
 
@@ -55,11 +57,17 @@ def open_parts(config: Config) -> Parts:
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    readers = Readers(config, _Clients(config, connection, store).corp, READ_THREADS)
+    readers = readers_of(config, connection, store)
     clock = RedisClock(connection)
     registry = jobs.load_registry(config)
-    folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds)
-    return Parts(config, connection, store, clock, readers, folder, registry)
+    refresher = Refresher(store, clock, readers)
+    folder = Folder(refresher, registry, config.dingtalk.settle_seconds)
+    return Parts(config, connection, store, clock, readers, refresher, folder, registry)
+
+
+def readers_of(config: Config, connection: redis.Redis, store: Store) -> Readers:
+    """DingTalk's API, as every app that has the credentials sees it."""
+    return Readers(config, _Clients(config, connection, store).corp, READ_THREADS)
 
 
 class _Clients:
@@ -101,6 +109,13 @@ def trusted_redis(config: Config) -> redis.Redis:
     connection = queues.connect(config, Patience.WORKER)
     safety.check(connection, config.redis.accept_unsafe)
     return connection
+
+
+def nightly(config: Config, connection: redis.Redis, store: Store, readers: Readers) -> Nightly:
+    """The comparisons that a clock makes."""
+    corp_ids = {app.corp_id for app in config.apps if app.corp_id}
+    settle = config.dingtalk.settle_seconds
+    return Nightly(store, RedisClock(connection), readers.client, corp_ids, config.clock, config.heal, settle)
 
 
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:

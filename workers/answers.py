@@ -72,6 +72,14 @@ class Department(Struct):
     raw: Json
 
 
+class Branch(Struct, frozen=True):
+    """A department as the list of those below its parent tells it."""
+
+    dept_id: int
+    name: str | None
+    parent_id: int | None
+
+
 class RoleName(Struct, frozen=True):
     """A role as the role list names it."""
 
@@ -169,6 +177,21 @@ def read_department(answer: Json) -> Department:
 def read_department_ids(answer: Json) -> list[int]:
     """Ids of v2/department/listsubid (KB-A/0083), without DingTalk's special ones below 1."""
     return _dept_ids(_result(answer).get("dept_id_list"), "dept_id_list")
+
+
+def read_branches(answer: Json) -> list[Branch]:
+    """Departments of v2/department/listsub (KB-A/0082), without DingTalk's special ones below 1."""
+    if "result" not in answer:
+        raise ValidationError("result is missing")
+    found = [
+        Branch(
+            dept_id=_int(item.get("dept_id"), "dept_id"),
+            name=_text(item.get("name"), "name"),
+            parent_id=_optional_int(item.get("parent_id"), "parent_id"),
+        )
+        for item in _objects(answer["result"], "result")
+    ]
+    return [branch for branch in found if branch.dept_id > 0]
 
 
 def read_userids(answer: Json) -> list[str]:

@@ -50,7 +50,7 @@ class Clock:
         retention: RetentionConfig,
         *tasks: Callable[[], None],
     ) -> None:
-        """Each of `tasks` is called in every round; what it raises of RedisError and DBAPIError waits for the next."""
+        """Each of `tasks` is called in every round; one that raises RedisError or DBAPIError holds up no other."""
         self._name = uuid.uuid4().hex
         self._connection = connection
         self._lead = connection.register_script(_LEAD)
@@ -77,7 +77,10 @@ class Clock:
         if count := self.prune():
             log.info("forgot what is past its time", rows=count)
         for task in self._tasks:
-            task()
+            try:
+                task()
+            except (redis.RedisError, DBAPIError) as error:
+                log.warning("upkeep waits", task=task.__qualname__, reason=type(error).__name__)
 
     def sweep_outbox(self) -> int:
         """Enqueue again the jobs whose rows stand though Redis has them no longer; how many."""

@@ -1,25 +1,17 @@
 """A full copy of a corp: walk its departments breadth-first and note every entity as a read that is due."""
 
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bridge.events import Entity
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, Throttled
+from workers.errors import ApiError
 from workers.fold import Folder
 from workers.moment import RedisClock
-from workers.store import reads
+from workers.store import comparisons, reads
 from workers.store.engine import Store
 from workers.store.reads import Due, Priority
-
-#: Reads that are made and committed together.
-BATCH = 64
-#: Attempts after which a copy ends without an entity; the workers go on trying.
-MAX_ATTEMPTS = 3
-#: Seconds between two looks while others work on what is left.
-WAIT_SECONDS = 0.2
+from workers.workoff import WorkOff
 
 
 class Progress(NamedTuple):
@@ -37,13 +29,11 @@ class Copy:
     def __init__(self, store: Store, clock: RedisClock, folder: Folder, client: DingTalk, corp_id: str) -> None:
         self._store = store
         self._clock = clock
-        self._folder = folder
         self._client = client
         self._corp_id = corp_id
         self._found: set[Entity] = set()
         self._unlisted: dict[Entity, str] = {}
-        self._unread: dict[Entity, str] = {}
-        self._attempts: Counter[Entity] = Counter()
+        self._backlog = WorkOff(store, clock, folder, corp_id, Priority.COPY)
         self._read = 0
 
     def run(self) -> Iterator[Progress]:
@@ -51,12 +41,16 @@ class Copy:
         yield from self._walk()
         more = True
         while more:
-            more = self._work()
+            more = self._backlog.step()
+            self._read = max(0, len(self._found) - self._backlog.left)
             yield self._progress()
+        if not self._progress().faults:
+            with self._store.writing() as connection:
+                comparisons.copied(connection, self._corp_id, self._clock.now().micros, self._scope)
 
     def _walk(self) -> Iterator[Progress]:
         """From what the app may see down; one department that fails never stops the rest."""
-        scope = self._client.scopes(live=False)
+        self._scope = scope = self._client.scopes(live=False)
         self._note([Entity(self._corp_id, "roles", "")])
         self._note([Entity(self._corp_id, "user", userid) for userid in scope.users])
         level = list(scope.departments)
@@ -84,26 +78,5 @@ class Copy:
         with self._store.writing() as connection:
             reads.schedule(connection, [Due(entity, now, "copy", None, Priority.COPY) for entity in new])
 
-    def _work(self) -> bool:
-        """Read the next ones, beside the workers; False when nothing of the copy is left."""
-        now = self._clock.now().micros
-        with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
-        if taken:
-            outcome = self._folder.apply([], taken)
-            for read in taken:
-                self._unread.pop(read.entity, None)
-            for entity, error in outcome.late.items():
-                self._attempts[entity] += not isinstance(error, Throttled)
-                if error.permanent or self._attempts[entity] >= MAX_ATTEMPTS:
-                    name = entity.kind if entity.kind == "user" else f"{entity.kind} {entity.id}".rstrip()
-                    self._unread[entity] = f"{name} cannot be read: {error}"
-        else:
-            time.sleep(WAIT_SECONDS)
-        with self._store.reading() as connection:
-            left = reads.waiting(connection, self._corp_id, Priority.COPY)
-        self._read = max(0, len(self._found) - left)
-        return left > len(self._unread)
-
     def _progress(self) -> Progress:
-        return Progress(len(self._found), self._read, [*self._unlisted.values(), *self._unread.values()])
+        return Progress(len(self._found), self._read, [*self._unlisted.values(), *self._backlog.faults])

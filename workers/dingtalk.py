@@ -12,7 +12,7 @@ import msgspec
 import urllib3
 
 from workers import answers
-from workers.answers import Department, FailedList, Json, Page, RoleGroup, Scope, User
+from workers.answers import Branch, Department, FailedList, Json, Page, RoleGroup, Scope, User
 from workers.budget import Budget
 from workers.errors import (
     ADDRESS_WAIT,
@@ -97,6 +97,10 @@ class DingTalk:
         """The departments right below, also those that the app may not see (KB-A/0083)."""
         return self._ask("/topapi/v2/department/listsubid", {"dept_id": dept_id}, answers.read_department_ids, live)
 
+    def branches(self, dept_id: int, *, live: bool = True) -> list[Branch]:
+        """The departments right below, with their names. Raises Gone and Hidden."""
+        return self._ask("/topapi/v2/department/listsub", {"dept_id": dept_id}, answers.read_branches, live)
+
     def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
         """The department's own members, also those that the app may not see (KB-A/0065)."""
         return self._ask("/topapi/user/listid", {"dept_id": dept_id}, answers.read_userids, live)
@@ -135,10 +139,10 @@ class DingTalk:
         """Userid and level, 1 main or 2 sub, of each administrator."""
         return self._ask("/topapi/user/listadmin", {}, answers.read_admins, live)
 
-    def scopes(self, *, live: bool = True) -> Scope:
-        """What the app may see, up to SCOPE_SECONDS old."""
+    def scopes(self, *, live: bool = True, fresh: bool = False) -> Scope:
+        """What the app may see: up to SCOPE_SECONDS old, or at present where `fresh`."""
         key = f"bridge:scope:{self._app}"
-        kept = self._tokens.redis.get(key)
+        kept = None if fresh else self._tokens.redis.get(key)
         if kept is not None:
             return msgspec.json.decode(kept, type=Scope)
         scope = self._ask("/auth/scopes", None, answers.read_scope, live)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from bridge import events
 from bridge.events import ROOT_DEPARTMENT, Entity, Event
 from workers.errors import ApiError, Throttled
+from workers.lives import Lives
 from workers.moment import SECOND, Moment
 from workers.readers import Answer
 from workers.refresh import Noted, Refresher
@@ -92,6 +93,7 @@ class Folder:
         self._refresher = refresher
         self._registry = registry
         self._settle = round(settle_seconds * SECOND)
+        self._lives = Lives(refresher.store, settle_seconds)
 
     def apply(self, batch: Sequence[Waiting], taken: Sequence[Taken] = ()) -> Outcome:
         """Read once what these events and reads need; commit it with the events' final rows.
@@ -124,8 +126,9 @@ class Folder:
         """Note, read and write once; what was overtaken comes back for another round."""
         left = {entity for course in courses for entity in course.left()}
         noted = self._refresher.note(left | taken.keys())
+        self._lives.see(noted.moment)
         owners = _fold(courses, noted)
-        wanted = {entity: read.priority < Priority.COPY for entity, read in taken.items()}
+        wanted = {entity: read.priority < Priority.HEAL for entity, read in taken.items()}
         wanted |= dict.fromkeys(owners, True)
         answers, errors = self._refresher.read(wanted)
         _judge_dissolution(courses, answers)

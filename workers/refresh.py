@@ -5,6 +5,7 @@ The three steps can be run apart; between them anybody may write, and the guards
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer, Readers
 from workers.store import tables
 from workers.store.departments import write_departments
-from workers.store.draft import Absence, Cause, Draft, Key, ensure_corps, matches
+from workers.store.draft import Absence, Cause, Change, Draft, Key, ensure_corps, matches
 from workers.store.engine import Store
 from workers.store.roles import write_role_lists
 from workers.store.users import write_users
@@ -98,14 +99,30 @@ class Refresher:
 
         Returns the entities that were written, and what `conclude` said of them.
         """
+        return self._race(self.store.writing, noted, answers, causes, conclude)
+
+    def rehearse(self, noted: Noted, answers: Mapping[Entity, Answer]) -> tuple[set[Entity], list[Change]]:
+        """Third step without its effect: the entities that would be written, and what that would change."""
+        causes = dict.fromkeys(answers, Cause(None, True))
+        return self._race(self.store.rehearsing, noted, answers, causes, lambda draft, _written: draft.changes)
+
+    def _race(
+        self,
+        transaction: Callable[[], AbstractContextManager[Connection]],
+        noted: Noted,
+        answers: Mapping[Entity, Answer],
+        causes: Mapping[Entity, Cause],
+        conclude: Callable[[Draft, set[Entity]], T],
+    ) -> tuple[set[Entity], T]:
+        """The write, tried again when it loses a race."""
         for _ in range(MAX_LOST_RACES):
             try:
-                with self.store.writing() as tx:
+                with transaction() as tx:
                     return self._write(tx, noted, answers, causes, conclude)
             except OperationalError as error:
                 if getattr(error.orig, "sqlstate", None) not in LOST_RACES:
                     raise
-        with self.store.writing() as tx:
+        with transaction() as tx:
             return self._write(tx, noted, answers, causes, conclude)
 
     def _write(

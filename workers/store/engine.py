@@ -43,6 +43,13 @@ class Store:
         with self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def rehearsing(self) -> Iterator[Connection]:
+        """A transaction that writes and is taken back at its end, whatever happened in it."""
+        with self.engine.connect() as connection:
+            yield connection
+            connection.rollback()
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.draft import matches, upsert
+from workers.store.draft import insert_ignoring, matches, upsert
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
@@ -19,6 +19,9 @@ class Priority(IntEnum):
     """The lower goes first: what somebody waits for, before what merely has to be done."""
 
     EVENT = 0
+    #: A comparison asks for it: nobody waits, but users' functions are owed what it changes.
+    HEAL = 5
+    #: A first copy or a replay: quiet.
     COPY = 10
 
 
@@ -66,19 +69,19 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
             "taken_until": 0,
         },
     )
-    rows = [
-        {
-            "corp_id": due.entity.corp_id,
-            "kind": due.entity.kind,
-            "entity_id": due.entity.id,
-            "due_at": due.due_at,
-            "priority": int(due.priority),
-            "cause": due.cause,
-            "event_id": due.event_id,
-        }
-        for _, due in sorted(best.items())
-    ]
-    connection.execute(statement, rows)
+    connection.execute(statement, [_row(due) for _, due in sorted(best.items())])
+
+
+def add(connection: Connection, wanted: Iterable[Due]) -> int:
+    """Note those of these reads that are not noted yet, and leave the others as they are; how many are new.
+
+    For whoever has raised the fence: what is noted already can only be written by a read that begins from now on.
+    """
+    rows = [_row(due) for due in sorted(wanted)]
+    if not rows:
+        return 0
+    statement = insert_ignoring(connection, reads).returning(reads.c.entity_id)
+    return len(connection.scalars(statement, rows).all())
 
 
 def take(connection: Connection, now: int, limit: int, priority: Priority, corp_id: str | None = None) -> list[Taken]:
@@ -143,9 +146,27 @@ def next_due(connection: Connection) -> int | None:
 
 
 def waiting(connection: Connection, corp_id: str, priority: Priority) -> int:
-    """How many reads of this priority are noted for a corp."""
-    query = sa.select(sa.func.count()).where(reads.c.corp_id == corp_id, reads.c.priority == int(priority))
-    return int(connection.scalar(query) or 0)
+    """How many reads are noted for a corp that no event led to, none less urgent than `priority`."""
+    mine = (reads.c.corp_id == corp_id, reads.c.priority <= int(priority), reads.c.event_id.is_(None))
+    return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
+
+
+def noted(connection: Connection, corp_id: str) -> set[Entity]:
+    """The entities of a corp that a read is noted for."""
+    query = sa.select(reads.c.corp_id, reads.c.kind, reads.c.entity_id).where(reads.c.corp_id == corp_id)
+    return {Entity(*row) for row in connection.execute(query)}
+
+
+def _row(due: Due) -> dict[str, str | int | None]:
+    return {
+        "corp_id": due.entity.corp_id,
+        "kind": due.entity.kind,
+        "entity_id": due.entity.id,
+        "due_at": due.due_at,
+        "priority": int(due.priority),
+        "cause": due.cause,
+        "event_id": due.event_id,
+    }
 
 
 def _unmoved() -> tuple[sa.ColumnElement[bool], ...]:

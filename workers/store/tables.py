@@ -244,6 +244,34 @@ reads = Table(
     Index(None, "due_at"),
 )
 
+#: Each corp's last comparison with DingTalk, and when the next one is due out of turn.
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    # When the clock first knew of the corp; nights before that were not missed.
+    Column("known_at", Timestamp, nullable=False),
+    # When a first copy, or what stood in for it, was complete; until then what is found is no news to users' functions.
+    Column("copied_at", Timestamp),
+    Column("due_at", BigInteger),  # Redis' microseconds
+    Column("whole", Boolean, nullable=False, server_default=sa.false()),  # the next one has everything read singly
+    Column("taken_until", BigInteger, nullable=False, server_default="0"),  # Redis' microseconds; a clock is at it
+    Column("begun_at", Timestamp),
+    Column("ended_at", Timestamp),
+    Column("outcome", Text),
+    Column("scope", _Json),  # what the app could see then
+    Column("report", _Json),  # counts and reasons, nobody's data
+)
+
+#: The life (run_id) of Redis that was seen last; one row.
+lives = Table(
+    "lives",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Text, nullable=False),
+    Column("seen_at", Timestamp, nullable=False),
+)
+
 #: Jobs owed to users' functions; a row goes when its job has been done.
 outbox = Table(
     "outbox",

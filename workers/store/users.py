@@ -22,6 +22,8 @@ PLAIN_FIELDS = (
 KEPT_FIELDS = (
     "mobile", "state_code", "telephone", "email", "org_email", "work_place", "remark", "extension",
 )  # fmt: skip
+#: Columns that a list of members tells, too.
+LISTED_FIELDS = ("unionid", "name", "title", "job_number", "active", "admin", "boss", *KEPT_FIELDS, "hired_at")
 #: Milliseconds beyond which a hiring date is none: the year 9999.
 _MAX_DATE = 253_402_214_400_000
 
@@ -68,25 +70,24 @@ def whole_user(connection: Connection, corp_id: str, userid: str) -> dict[str, A
     return _whole(dict(found), departments[entity], roles[entity])
 
 
+def told(answer: User) -> dict[str, Any]:
+    """The columns that this answer has something to say of."""
+    values = {name: getattr(answer, name) for name in (*PLAIN_FIELDS, *KEPT_FIELDS)}
+    values["hired_at"] = answer.hired_date if answer.hired_date is UNSET else _date(answer.hired_date)
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
 def _values(draft: Draft, row: Row, answer: User | Absence) -> dict[str, Any]:
     """The columns that this answer sets."""
     if isinstance(answer, User):
-        values = {name: _or_none(getattr(answer, name)) for name in PLAIN_FIELDS}
-        for name in KEPT_FIELDS:
-            given = getattr(answer, name)
-            values[name] = row[name] if given is UNSET else given
-        if answer.hired_date is not UNSET:
-            values["hired_at"] = _date(answer.hired_date)
+        kept = {name: row[name] for name in (*KEPT_FIELDS, "hired_at")}
+        values = dict.fromkeys(PLAIN_FIELDS) | kept | told(answer)
         return values | {"visible": True, "deleted_at": None, "fetched_at": draft.at, "raw": answer.raw}
     if answer is Absence.HIDDEN:
         return {"visible": False, "deleted_at": None}
     if answer is Absence.UNREAD:
         return {}
     return {"deleted_at": row["deleted_at"] or draft.at}
-
-
-def _or_none(value: Any) -> Any:
-    return None if value is UNSET else value
 
 
 def _date(milliseconds: Any) -> datetime | None:

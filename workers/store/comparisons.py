@@ -1,0 +1,146 @@
+"""Table `comparisons`: what each corp's last comparison found, who is at the next one, and when it is due."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from workers.answers import Scope
+from workers.moment import SECOND
+from workers.store.draft import insert_ignoring, upsert
+from workers.store.tables import comparisons, corps, fences
+
+#: How a comparison ended: everything was compared; some lists could not be read; it stopped short of removals and
+#: asks; it could not begin.
+Outcome = Literal["done", "partial", "stopped", "failed"]
+
+
+class State(NamedTuple):
+    """What is remembered of a corp's comparisons; times out of turn in Redis' microseconds."""
+
+    corp_id: str
+    known_at: datetime
+    copied_at: datetime | None
+    due_at: int | None
+    whole: bool
+    taken_until: int
+    begun_at: datetime | None
+    scope: Scope | None
+
+
+def at(micros: int) -> datetime:
+    """Redis' microseconds as a time."""
+    return datetime.fromtimestamp(micros / SECOND, UTC)
+
+
+def know(connection: Connection, corp_ids: Iterable[str], now: int) -> None:
+    """Remember that there are these corps, those that are new as from now."""
+    rows = [{"corp_id": corp_id, "known_at": at(now)} for corp_id in sorted(corp_ids)]
+    if rows:
+        connection.execute(insert_ignoring(connection, comparisons), rows)
+
+
+def states(connection: Connection) -> list[State]:
+    """All that are known, by corp."""
+    columns = [comparisons.c[name] for name in State._fields]
+    rows = connection.execute(sa.select(*columns).order_by(comparisons.c.corp_id)).mappings()
+    return [State(**{**row, "scope": _scope(row["scope"])}) for row in rows]
+
+
+def state(connection: Connection, corp_id: str, now: int) -> State:
+    """One corp's; it is known from now on."""
+    know(connection, [corp_id], now)
+    return next(found for found in states(connection) if found.corp_id == corp_id)
+
+
+def living_corps(connection: Connection) -> set[str]:
+    """Corps that are neither dissolved nor revoked."""
+    return set(connection.scalars(sa.select(corps.c.corp_id).where(corps.c.status == "active")))
+
+
+def claim(connection: Connection, corp_id: str, now: int, until: int) -> bool:
+    """Whether the comparison of this corp is now ours until then; not while another is at it."""
+    free = (comparisons.c.corp_id == corp_id, comparisons.c.taken_until <= now)
+    return bool(connection.execute(sa.update(comparisons).where(*free).values(taken_until=until)).rowcount)
+
+
+def renew(connection: Connection, corp_id: str, until: int) -> None:
+    """Stay at it until then; 0 leaves it."""
+    connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(taken_until=until))
+
+
+def remember(
+    connection: Connection,
+    corp_id: str,
+    begun: int,
+    ended: int,
+    outcome: Outcome,
+    scope: Scope | None,
+    report: Mapping[str, Any],
+) -> None:
+    """How a comparison ended that compared; `scope` None keeps the one remembered before."""
+    mine = comparisons.c
+    values: dict[str, Any] = {
+        "begun_at": at(begun),
+        "ended_at": at(ended),
+        "copied_at": sa.func.coalesce(mine.copied_at, sa.literal(at(ended), mine.copied_at.type)),
+        # What came due since it began is still owed.
+        "due_at": sa.case((mine.due_at > begun, mine.due_at), else_=sa.null()),
+        "whole": sa.case((mine.due_at > begun, mine.whole), else_=sa.false()),
+        "outcome": outcome,
+        "report": report,
+    }
+    if scope is not None:
+        values["scope"] = _as_json(scope)
+    connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
+
+
+def fail(connection: Connection, corp_id: str, begun: int, due_at: int, report: Mapping[str, Any]) -> None:
+    """One could not begin; it is due again then."""
+    values = {
+        "begun_at": at(begun),
+        "ended_at": at(begun),
+        "due_at": due_at,
+        "taken_until": 0,
+        "outcome": "failed",
+        "report": report,
+    }
+    connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(values))
+
+
+def copied(connection: Connection, corp_id: str, now: int, scope: Scope) -> None:
+    """A full copy is complete; the scope it saw is what the first comparison is measured by."""
+    know(connection, [corp_id], now)
+    mine = comparisons.c
+    first = sa.update(comparisons).where(mine.corp_id == corp_id, mine.copied_at.is_(None))
+    connection.execute(first.values(copied_at=at(now), scope=_as_json(scope)))
+
+
+def all_due(connection: Connection, now: int, due_at: int) -> int:
+    """A whole comparison of every living corp is due then; how many they are."""
+    corp_ids = living_corps(connection)
+    rows = [{"corp_id": corp_id, "known_at": at(now), "due_at": due_at, "whole": True} for corp_id in sorted(corp_ids)]
+    if rows:
+        insert = upsert(connection, comparisons)
+        again = {"due_at": insert.excluded.due_at, "whole": sa.true()}
+        connection.execute(insert.on_conflict_do_update(index_elements=[comparisons.c.corp_id], set_=again), rows)
+    return len(rows)
+
+
+def raise_fence(connection: Connection, corp_id: str) -> None:
+    """Whoever read before must read again (rule 4); held until the end of the transaction."""
+    connection.execute(insert_ignoring(connection, corps), [{"corp_id": corp_id}])
+    connection.execute(insert_ignoring(connection, fences), [{"corp_id": corp_id}])
+    connection.execute(sa.update(fences).where(fences.c.corp_id == corp_id).values(n=fences.c.n + 1))
+
+
+def _as_json(scope: Scope) -> dict[str, list[Any]]:
+    return {"users": list(scope.users), "departments": list(scope.departments), "user_fields": list(scope.user_fields)}
+
+
+def _scope(kept: Mapping[str, Any] | None) -> Scope | None:
+    if kept is None:
+        return None
+    return Scope(tuple(kept["users"]), tuple(kept["departments"]), tuple(kept["user_fields"]))
