@@ -22,8 +22,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
-        if not self.alive:
-            for listener in self.sockets:
+        if not self.alive and not enabled:
+            while self.sockets:  # gunicorn calls this again for a worker that was told while it was full
+                listener = self.sockets.pop()
                 while select.select([listener], [], [], 0)[0]:
                     self.accept(listener)
                 listener.close()

@@ -572,7 +572,7 @@ class TestProcesses:
         with working(place) as process:
             place.simulator.faults.set({"latency_ms": 30_000})
             known = accept(place, *(an_event(users=[userid]) for userid in people(place)))
-            wait_until(lambda: all(started(place, one) for one in known), 10, "the claims")
+            wait_until(lambda: all(started(place, one) for one in known), 60, "the claims")
             process.kill()
             process.wait(10)
         place.simulator.faults.set({"latency_ms": 0})
