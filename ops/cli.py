@@ -365,7 +365,11 @@ def drift(app_name: str | None, corp: str | None, whole: bool, as_json: bool) ->
     found = Looked([], [], [])
     with _progress() as bar:
         for corp_id in corps:
-            looked = comparing.look(parts, corp_id, whole, _told(bar, corp_id))
+            try:
+                looked = comparing.look(parts, corp_id, whole, _told(bar, corp_id))
+            except ApiError as error:
+                found.faults.append(str(error))
+                continue
             found.findings.extend(looked.findings)
             found.objections.extend(looked.objections)
             found.faults.extend(looked.faults)
@@ -403,13 +407,18 @@ def heal(
     corps = _corps(config, app_name, corp)
     parts = compose.open_parts(config)
     healed: list[Healed] = []
+    faults: list[str] = []
     with _progress() as bar:
         for corp_id in corps:
             comparison = comparing.comparison(parts, corp_id, whole, allow_removals, allow_scope)
-            healed.append(comparing.heal(parts, comparison, _told(bar, corp_id)))
+            try:
+                healed.append(comparing.heal(parts, comparison, _told(bar, corp_id)))
+            except ApiError as error:
+                faults.append(str(error))
     parts.close()
-    show({"corps": [one.as_dict() for one in healed]}, as_json, "\n".join(map(comparing.healed_line, healed)))
-    complaints = [line for one in healed for line in (*one.report.stopped, *one.faults)]
+    told = {"corps": [one.as_dict() for one in healed], "faults": faults}
+    show(told, as_json, "\n".join(map(comparing.healed_line, healed)))
+    complaints = faults + [line for one in healed for line in (*one.report.stopped, *one.faults)]
     for line in complaints:
         click.echo(line, err=True)
     if complaints:

@@ -109,7 +109,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console.print(table, markup=False)
     causes = Counter(one.cause for one in findings)
     told = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-    console.print(f"{len(findings)} differences: {told}")
+    console.print(f"{len(findings)} {'difference' if len(findings) == 1 else 'differences'}: {told}")
 
 
 def healed_line(healed: Healed) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from bridge.events import job_id
 from workers.moment import SECOND
 from workers.store.draft import SILENT_COLUMNS
-from workers.store.tables import changes, corps, departments, events, reads, roles, users
+from workers.store.tables import changes, comparisons, corps, departments, events, reads, roles, users
 
 #: Rows of `events` that are shown at once.
 SHOWN_EVENTS = 30
@@ -86,6 +86,16 @@ class Lag(NamedTuple):
     most: float
 
 
+class ComparisonRow(NamedTuple):
+    """How the last comparison of a corp with DingTalk ended; reasons and counts, nobody's data."""
+
+    corp_id: str
+    outcome: str
+    ended_at: datetime
+    stopped: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
 class CorpRow(NamedTuple):
     """How many rows of a corp live."""
 
@@ -94,6 +104,16 @@ class CorpRow(NamedTuple):
     users: int
     departments: int
     roles: int
+
+
+def compared(connection: Connection) -> list[ComparisonRow]:
+    """Each corp's last comparison, where there was one."""
+    kept = comparisons.c
+    query = sa.select(kept.corp_id, kept.outcome, kept.ended_at, kept.report).where(kept.outcome.is_not(None))
+    return [
+        ComparisonRow(corp_id, outcome, ended_at, tuple(report["stopped"]), tuple(report["faults"]))
+        for corp_id, outcome, ended_at, report in connection.execute(query.order_by(kept.corp_id))
+    ]
 
 
 def latest(connection: Connection, status: str | None = None) -> list[EventRow]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import get_args
 
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +15,7 @@ from ops.console.sources import Fault, Sources
 from workers.clock import LEADER_KEY
 from workers.moment import SECOND
 from workers.store import failed_lists
+from workers.store.comparisons import Outcome
 
 
 def render(sources: Sources) -> bytes:
@@ -43,6 +45,7 @@ class Installation(Collector):
             yield _reads(reads)
             yield from self._events()
             yield from self._failed_lists()
+            yield from self._comparisons()
 
     def _events(self) -> Iterator[Metric]:
         counts, lag = self._sources.ask(applied.counts), self._sources.ask(applied.lag)
@@ -73,6 +76,20 @@ class Installation(Collector):
             for state, number in zip(("unfinished", "faulty"), counts, strict=True):
                 calls.add_metric([state], number)
             yield calls
+
+    def _comparisons(self) -> Iterator[Metric]:
+        rows = self._sources.ask(applied.compared)
+        if isinstance(rows, Fault):
+            return
+        text = "Corps by how their last comparison with DingTalk ended: stopped and failed ones wait for somebody."
+        gauge = _gauge("comparisons", text, "outcome")
+        for outcome in get_args(Outcome):
+            gauge.add_metric([outcome], sum(row.outcome == outcome for row in rows))
+        yield gauge
+        if rows:
+            age = _gauge("comparison_age_seconds", "How long ago the corp left the longest was compared.")
+            age.add_metric([], max(0.0, time.time() - min(row.ended_at for row in rows).timestamp()))
+            yield age
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -1,6 +1,6 @@
 """The front page, whose parts refresh themselves, and the page of one event."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, render_template, request
@@ -74,12 +74,13 @@ def _job(sources: Sources, event_id: str) -> Mapping[str, str] | None:
 def _glance(sources: Sources, _status: str | None) -> Mapping[str, Any]:
     backlog = sources.backlog()
     lag, reads = sources.ask(applied.lag), sources.ask(applied.reads_noted)
+    compared = sources.ask(applied.compared)
     faults = [answer.reason for answer in (backlog, reads) if isinstance(answer, Fault)]
     return {
         "backlog": None if isinstance(backlog, Fault) else backlog,
         "lag": None if isinstance(lag, Fault) else lag,
         "reads": None if isinstance(reads, Fault) else reads,
-        "banners": [*faults, *_warnings(backlog)],
+        "banners": [*faults, *_warnings(backlog), *([] if isinstance(compared, Fault) else _stopped(compared))],
         "late": LATE_SECONDS,
     }
 
@@ -100,6 +101,20 @@ def _warnings(backlog: Backlog | Fault) -> list[str]:
         f"No worker serves {', '.join(sorted(names))}, where jobs wait: start `dingbridge {verb}`."
         for names, verb in found
         if names
+    ]
+
+
+def _stopped(compared: Sequence[applied.ComparisonRow]) -> list[str]:
+    """Comparisons that wait for somebody."""
+    found = [
+        f"The comparison of {words.short(row.corp_id)} with DingTalk removes nothing: {reason};"
+        " `dingbridge drift` shows what differs."
+        for row in compared
+        for reason in row.stopped
+    ]
+    failed = [row for row in compared if row.outcome == "failed"]
+    return found + [
+        f"{words.short(row.corp_id)} cannot be compared with DingTalk: {'; '.join(row.faults)}" for row in failed
     ]
 
 

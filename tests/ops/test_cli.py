@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from bridge.spool import Spool
 from ops.cli import main
 from tests.installation import CORP, Installation, installed, settings
 from tests.servers import free_port, running_redis
+from tests.truth import differences
 from workers.store import tables
 
 ROOT = Path(__file__).parent.parent.parent
@@ -224,3 +226,40 @@ def test_only_who_left_can_be_forgotten(place: Installation) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, {"changes": 2, "events": 0})
     (row,) = (row for row in place.rows(tables.users) if row["userid"] == person["userid"])
     assert (row["name"], row["deleted_at"] is None) == (None, False)
+
+
+def test_drift_tells_and_heal_mends(place: Installation) -> None:
+    given, folder = place.environment(), place.folder
+    assert dingbridge("sync", environ=given, folder=folder).returncode == 0
+    equal = dingbridge("drift", environ=given, folder=folder)
+    assert (equal.returncode, equal.stdout) == (0, "no difference\n")
+    tenant = place.simulator.tenants[CORP]
+    user = next(user for user in tenant.users.rows.values() if user.admin_level == 0)
+    tenant.put_user(replace(user, title="ganz neu"))
+    shown = dingbridge("drift", environ=given, folder=folder)
+    assert shown.returncode == 1
+    for words in (user.userid, "title", "ganz neu", "lost event", "1 difference: 1 lost event"):
+        assert words in shown.stdout
+    told = json.loads(dingbridge("drift", "--json", environ=given, folder=folder).stdout)
+    (difference,) = told["differences"]
+    assert (difference["id"], difference["field"], difference["dingtalk"]) == (user.userid, "title", "ganz neu")
+    healed = dingbridge("heal", "--json", environ=given, folder=folder)
+    assert healed.returncode == 0, healed.stderr
+    assert json.loads(healed.stdout)["corps"][0]["mended"] == {"user update": 1}
+    assert dingbridge("drift", environ=given, folder=folder).returncode == 0
+
+
+def test_heal_that_would_remove_too_much_asks(place: Installation) -> None:
+    given, folder = place.environment(), place.folder
+    assert dingbridge("sync", environ=given, folder=folder).returncode == 0
+    tenant = place.simulator.tenants[CORP]
+    for user in list(tenant.users.rows.values())[2:]:
+        tenant.drop_user(user.userid)
+    stopped = dingbridge("heal", environ=given, folder=folder)
+    assert stopped.returncode == 1
+    assert "28 of 30 users" in stopped.stderr
+    assert "would have removed or hidden 28 users" in stopped.stdout
+    assert "28 of 30 users" in dingbridge("drift", environ=given, folder=folder).stderr
+    allowed = dingbridge("heal", "--allow-removals", environ=given, folder=folder)
+    assert allowed.returncode == 0, allowed.stderr
+    assert differences(place) == []

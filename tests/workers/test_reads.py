@@ -136,13 +136,27 @@ def test_when_the_next_read_is_due(desk: Desk) -> None:
     assert next_due(desk) == 30
 
 
-def test_how_many_wait_by_corp_and_priority(desk: Desk) -> None:
-    schedule(desk, Due(U1, 1, "echo"), *(Due(department(n), 1, "copy", None, Priority.COPY) for n in (2, 3)))
+def test_how_many_wait_that_no_event_led_to(desk: Desk) -> None:
+    schedule(desk, Due(U1, 1, "echo", "e1"), *(Due(department(n), 1, "copy", None, Priority.COPY) for n in (2, 3)))
     schedule(desk, Due(roles("dingother"), 1, "copy", None, Priority.COPY))
+    schedule(desk, Due(user("u2"), 1, "heal", None, Priority.HEAL))
     with desk.store.reading() as connection:
-        assert reads.waiting(connection, CORP, Priority.COPY) == 2
+        assert reads.waiting(connection, CORP, Priority.COPY) == 3
+        assert reads.waiting(connection, CORP, Priority.HEAL) == 1
         assert reads.waiting(connection, "dingother", Priority.COPY) == 1
-        assert reads.waiting(connection, CORP, Priority.EVENT) == 1
+        assert reads.waiting(connection, CORP, Priority.EVENT) == 0
+        assert reads.noted(connection, "dingother") == {roles("dingother")}
+
+
+def test_what_is_noted_already_is_left_as_it_is(desk: Desk) -> None:
+    schedule(desk, Due(U1, 90, "echo", "e1"))
+    with desk.store.writing() as connection:
+        wanted = [Due(U1, 5, "heal", None, Priority.HEAL), Due(user("u2"), 5, "heal", None, Priority.HEAL)]
+        assert reads.add(connection, wanted) == 1
+        assert reads.add(connection, []) == 0
+    first, second = desk.rows(tables.reads)
+    assert (first["due_at"], first["event_id"], first["version"]) == (90, "e1", 1)
+    assert (second["due_at"], second["cause"], second["priority"]) == (5, "heal", Priority.HEAL)
 
 
 def test_nothing_to_do_is_nothing(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 """Events, jobs and rows to look at, made by the parts that make them in earnest."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -14,7 +15,9 @@ from bridge.accept import Acceptor
 from bridge.events import Event
 from tests.installation import CORP
 from workers.claims import Claim, Claims
-from workers.store import ledger
+from workers.comparison import Report
+from workers.store import comparisons, ledger
+from workers.store.comparisons import Outcome
 from workers.store.draft import Change
 from workers.store.engine import Store
 from workers.store.ledger import Status, Verdict
@@ -75,3 +78,12 @@ def change(store: Store, event_id: str) -> None:
     ]
     with store.writing() as sql:
         ledger.log_changes(sql, found, datetime.now(UTC))
+
+
+def compare(store: Store, outcome: Outcome, stopped: Sequence[str] = ()) -> None:
+    """A comparison of the corp that has just ended so."""
+    now = time.time_ns() // 1000
+    report = Report(CORP, stopped=list(stopped)).as_dict()
+    with store.writing() as sql:
+        comparisons.know(sql, [CORP], now)
+        comparisons.remember(sql, CORP, now, now, outcome, None, report)

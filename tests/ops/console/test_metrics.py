@@ -77,3 +77,12 @@ def test_what_is_away_is_told_and_left_out(opened: Opener, store: Store) -> None
     with store.writing() as sql:
         sql.execute(sa.text("DROP TABLE reads"))
     assert scrape(opened)['dingbridge_up{component="datastore"}'] == 0
+
+
+def test_comparisons_by_how_they_ended(opened: Opener, store: Store) -> None:
+    assert scrape(opened)['dingbridge_comparisons{outcome="stopped"}'] == 0
+    sample.compare(store, "stopped", stopped=["it would remove 30 of 60 users"])
+    seen = scrape(opened)
+    assert seen['dingbridge_comparisons{outcome="stopped"}'] == 1
+    assert seen['dingbridge_comparisons{outcome="done"}'] == 0
+    assert 0 <= seen["dingbridge_comparison_age_seconds"] < 60

@@ -150,3 +150,11 @@ def test_a_datastore_without_tables_or_without_an_answer_is_told(opened: Opener,
     for page in ("/", "/parts/totals", "/parts/events"):
         assert (visitor.get(page).status_code, "dingbridge migrate" in visitor.get(page).text) == (200, True)
     assert visitor.get("/events/event-1").status_code == 503
+
+
+def test_a_comparison_that_stopped_says_what_to_do(visitor: Visitor, store: Store) -> None:
+    sample.compare(store, "stopped", stopped=["it would remove 30 of 60 users: allow it with --allow-removals"])
+    page = visitor.get("/").text
+    assert "it would remove 30 of 60 users: allow it with --allow-removals" in page
+    sample.compare(store, "done")
+    assert "it would remove" not in visitor.get("/").text
