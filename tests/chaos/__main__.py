@@ -133,7 +133,7 @@ def main() -> None:
     if unknown := [name for name in given.rows if name not in ROWS]:
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(1))  # and stop what was started
-    console = Console()
+    console = Console(width=max(140, Console().width))
     table = Table("fault", "datastore", "sent", "acknowledged", "p50 ms", "p99 ms", "all final after s", "verdict")
     held = True
     sent = 0

@@ -756,8 +756,9 @@ WORKERS: tuple[Guard, ...] = (
         "an outage ends no clock",
         "after it nothing is swept, pruned or compared",
         CLOCK,
-        "            except (redis.RedisError, DBAPIError) as error:\n",
-        "            except ZeroDivisionError as error:\n",
+        "            except (redis.RedisError, DBAPIError) as error:\n"
+        '                log.warning("upkeep waits", reason',
+        '            except ZeroDivisionError as error:\n                log.warning("upkeep waits", reason',
         (T_CLOCK + "TestLeading::test_it_goes_on_when_what_was_away_comes_back",),
     ),
 )
