@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import redis
 import structlog
@@ -23,7 +24,9 @@ LOOK_SECONDS = 5.0
 #: String that is never there: setting it where it exists asks for leave to write, and writes nothing.
 PROBE_KEY = "bridge:probe"
 #: Events, and bytes of their payloads, that are drained in one call: well within the patience for Redis.
-DRAIN_EVENTS, DRAIN_BYTES = 200, 1 << 20
+DRAIN_EVENTS, DRAIN_BYTES = 64, 1 << 20
+#: How many times as long as it worked the drainer rests while callbacks come in: they go first.
+REST = 3.0
 
 log = structlog.get_logger()
 
@@ -45,9 +48,12 @@ class Intake:
         #: Set when the drainer has something to do.
         self._spooled = threading.Event()
         self._stopping = threading.Event()
+        #: Whether callbacks came since the drainer last looked.
+        self._busy = False
 
     def take(self, batch: Sequence[Event]) -> Sequence[str]:
         """Make these durable; of each whether it was `accepted`, `repeated` or `spooled`. Raises NotDurable."""
+        self._busy = True
         if not self._away.is_set():
             try:
                 return self._ask_redis(batch)
@@ -99,7 +105,7 @@ class Intake:
             self._spooled.clear()
             try:
                 self._note_misses()
-                drain(self._spool, self._acceptor)
+                drain(self._spool, self._acceptor, self._give_way)
             except NotDurable as error:
                 if not self._say_away(error):
                     log.warning("the spool is not drained yet", reason=str(error))
@@ -108,6 +114,12 @@ class Intake:
             except OSError as error:
                 log.warning("the spool cannot be read", reason=_reason(error))
             self._spooled.wait(LOOK_SECONDS)
+
+    def _give_way(self, seconds: float) -> None:
+        """After so much work; a burst out of the spool must not hold up the callbacks that come meanwhile."""
+        if self._busy:
+            self._busy = False
+            self._stopping.wait(REST * seconds)
 
     def _note_misses(self) -> None:
         """Raises NotDurable; they are noted later then."""
@@ -145,17 +157,21 @@ class Intake:
             return False
 
 
-def drain(source: Spool, acceptor: Acceptor) -> int:
+def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None] = lambda _seconds: None) -> int:
     """Feed in all that lies in the spool and that nobody writes any more; how many events were new.
 
+    `give_way` is called after each batch, with the seconds that it took.
     Raises NotDurable when Redis does not take them; then nothing is deleted that is not in Redis. A segment that
     the disk does not give back stands in the way of no other.
     """
     count = 0
     for segment in source.drainable():
         try:
+            begun = time.monotonic()
             for batch in _batches(spool.read(segment)):
                 count += sum(acceptor.accept(batch))
+                give_way(time.monotonic() - begun)
+                begun = time.monotonic()
             segment.unlink(missing_ok=True)
         except OSError as error:
             log.warning("a segment of the spool stays", segment=segment.name, reason=_reason(error))

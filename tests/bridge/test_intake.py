@@ -1,11 +1,12 @@
 """Events become durable in Redis, and in the spool while Redis is away; what was spooled reaches Redis."""
 
 import json
+import shutil
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -128,9 +129,9 @@ def test_what_redis_refuses_while_it_is_drained_stays_and_is_drained_later(
     tries: list[int] = []
     real = module.drain
 
-    def drain(source: Spool, acceptor: Acceptor) -> int:
+    def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None]) -> int:
         tries.append(1)
-        return real(source, acceptor)
+        return real(source, acceptor, give_way)
 
     monkeypatch.setattr(module, "drain", drain)
     with redis.Redis.from_url(server.url) as client:
@@ -166,6 +167,30 @@ def test_a_segment_is_deleted_only_when_redis_has_all_of_it(
         assert drain(source, Acceptor(client)) >= 3
     assert waiting(server) == [f"e{number}" for number in range(5)]
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_the_drainer_gives_way_to_callbacks(server: RedisServer, tmp_path: Path) -> None:
+    spooled = Spool(tmp_path / "spool")
+    spooled.add([event(number) for number in range(2000)])
+    spooled.close()
+
+    def seconds(taking: bool) -> float:
+        """Until that spool is drained, with callbacks that come in all the time or without."""
+        folder = shutil.copytree(tmp_path / "spool", tmp_path / str(taking))
+        config = Config.model_validate(settings(redis={"url": server.url}))
+        with connect(config, Patience.RECEIVER) as connection:
+            connection.flushall()
+            intake = Intake(connection, Spool(folder))
+            begun = time.monotonic()
+            intake.start()
+            while list(folder.iterdir()):
+                if taking:
+                    intake.take([event(-1)])
+                time.sleep(0.001)
+            intake.stop()
+            return time.monotonic() - begun
+
+    assert seconds(taking=True) > 2 * seconds(taking=False)
 
 
 def test_a_segment_that_cannot_be_read_ends_no_drainer(
