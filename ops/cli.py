@@ -14,8 +14,6 @@ import redis
 import structlog
 import urllib3
 from flask import Flask
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import DBAPIError
 
 from bridge import config as configuration
@@ -25,7 +23,7 @@ from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, UnknownApp
 from bridge.queues import Patience
 from bridge.spool import Spool
-from ops import compose, demo, envelopes, logs, serve, simulation, supervisor
+from ops import compose, copying, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.console.app import create_console
 from ops.printing import json_object, lines_of, show
@@ -34,8 +32,6 @@ from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
 from workers import jobs
 from workers.clock import Clock
-from workers.copy import Copy
-from workers.errors import ApiError
 from workers.jobworker import JobWorker
 from workers.store import migrate
 from workers.store.engine import open_store
@@ -272,31 +268,17 @@ def send(
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @guarded
 def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
-    """Full copy of an organisation; returns when it is complete. Live events go first."""
+    """Full copy of an organisation; returns when it is complete. Live events go first.
+
+    One that was killed goes on where it stood, for a day.
+    """
     logs.configure("sync")
     config = configuration.load()
-    corps = _corps(config, app_name, corp)
-    parts = compose.open_parts(config)
-    faults: list[str] = []
-    found = 0
-    with _progress() as bar:
-        for corp_id in corps:
-            client = parts.readers.client(corp_id)
-            if client is None:
-                raise BridgeError(f"no app has the credentials to read {corp_id}: set app_key and app_secret")
-            task = bar.add_task(corp_id, total=None)
-            try:
-                for progress in Copy(parts.store, parts.clock, parts.folder, client, corp_id).run():
-                    bar.update(task, total=progress.found, completed=progress.read)
-                    faults = list(progress.faults)
-            except ApiError as error:
-                faults.append(str(error))
-            found += int(bar.tasks[task].total or 0)
-    parts.close()
-    show({"entities": found, "faults": faults}, as_json, f"{found} departments, people and role lists copied")
-    for fault in faults:
+    result = copying.copy_all(config, _corps(config, app_name, corp))
+    show(result._asdict(), as_json, copying.told(result))
+    for fault in result.faults:
         click.echo(fault, err=True)
-    if faults:
+    if result.faults:
         sys.exit(FAILED)
 
 
@@ -334,11 +316,6 @@ def _until_told() -> threading.Event:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: stopping.set())
     return stopping
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _print_line(process: str, line: str) -> None:

@@ -12,7 +12,7 @@ from bridge.queues import Patience
 from workers import jobs
 from workers.batch import BatchWorker
 from workers.budget import Budget
-from workers.dingtalk import DingTalk
+from workers.dingtalk import DingTalk, Observe
 from workers.fold import Folder
 from workers.moment import RedisClock
 from workers.readers import Readers
@@ -24,6 +24,8 @@ from workers.tokens import Tokens
 
 #: API calls that one worker makes at the same time.
 READ_THREADS = 32
+#: A worker reads what the budget grants within so many seconds, then commits: long enough to hide a call's latency.
+AT_ONCE_SECONDS = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Parts:
         self.connection.close()
 
 
-def open_parts(config: Config) -> Parts:
-    """Redis, a migrated datastore, DingTalk's API and users' functions.
+def open_parts(config: Config, observe: Observe | None = None) -> Parts:
+    """Redis, a migrated datastore, DingTalk's API, whose calls `observe` sees, and users' functions.
 
     Raises RedisUnusable, DatastoreOutdated, JobsModuleMissing.
     """
@@ -58,14 +60,15 @@ def open_parts(config: Config) -> Parts:
 
     def client(app: AppConfig) -> DingTalk:
         assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
-        return DingTalk(
-            app.name, app.app_key, app.app_secret.get_secret_value(), config.dingtalk.api, budget, tokens, http
-        )
+        secret = app.app_secret.get_secret_value()
+        return DingTalk(app.name, app.app_key, secret, config.dingtalk.api, budget, tokens, http, observe)
 
     readers = Readers(config, client, READ_THREADS)
     clock = RedisClock(connection)
     registry = jobs.load_registry(config)
-    folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds)
+    per_second = config.dingtalk.calls_per_second
+    at_once = max(1, round(per_second * AT_ONCE_SECONDS)) if per_second else None
+    folder = Folder(Refresher(store, clock, readers), registry, config.dingtalk.settle_seconds, at_once)
     return Parts(config, connection, store, clock, readers, folder, registry)
 
 

@@ -2,37 +2,54 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from bridge.events import Entity
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, Throttled
+from workers.errors import ApiError, QuotaSpent, Throttled
 from workers.fold import Folder
-from workers.moment import RedisClock
-from workers.store import reads
+from workers.moment import Moment, RedisClock
+from workers.store import copies, reads
+from workers.store.copies import Unlisted
 from workers.store.engine import Store
-from workers.store.reads import Due, Priority
+from workers.store.reads import Priority
 
+#: Departments that are listed at the same time.
+LISTS = 32
 #: Reads that are made and committed together.
 BATCH = 64
 #: Attempts after which a copy ends without an entity; the workers go on trying.
 MAX_ATTEMPTS = 3
-#: Seconds between two looks while others work on what is left.
-WAIT_SECONDS = 0.2
+#: Seconds until what failed is tried again, and between two looks while others work on what is left.
+RETRY_SECONDS, LOOK_SECONDS = 1.0, 0.2
+#: Seconds between two counts of what is left.
+COUNT_SECONDS = 1.0
 
 
 class Progress(NamedTuple):
-    """How far a copy is: entities found so far, and those of them that were read."""
+    """How far a copy is: departments listed, entities found so far, and those of them that were read."""
 
+    listed: int
     found: int
     read: int
-    #: What could not be listed or read, each with the reason.
-    faults: Sequence[str]
+    #: Whether all departments were listed: nothing more will be found.
+    walked: bool
+    #: At the end: what could not be listed or read, each with the reason.
+    faults: Sequence[str] = ()
+
+
+class _Listing(NamedTuple):
+    children: Sequence[int]
+    members: Sequence[str]
 
 
 class Copy:
-    """One run of a full copy; entities are read through `refresh`, as for events."""
+    """One run of a full copy, which goes on where one that was killed stood; entities are read as for events.
+
+    What it found is in the datastore alone, so its memory does not grow with the corp.
+    """
 
     def __init__(self, store: Store, clock: RedisClock, folder: Folder, client: DingTalk, corp_id: str) -> None:
         self._store = store
@@ -40,70 +57,150 @@ class Copy:
         self._folder = folder
         self._client = client
         self._corp_id = corp_id
-        self._found: set[Entity] = set()
-        self._unlisted: dict[Entity, str] = {}
+        #: Attempts at listing, by department; 0 is the scope.
+        self._lists: Counter[int] = Counter()
+        self._reads: Counter[Entity] = Counter()
+        #: Why departments could not be listed and entities not be read.
+        self._unlisted: dict[int, str] = {}
         self._unread: dict[Entity, str] = {}
-        self._attempts: Counter[Entity] = Counter()
-        self._read = 0
+        self._listed = 0
+        self._found = 0
+        self._left = 0
 
     def run(self) -> Iterator[Progress]:
-        """Copy, telling the progress after each step; it is complete when this ends. Raises ApiError."""
-        yield from self._walk()
-        more = True
-        while more:
-            more = self._work()
-            yield self._progress()
+        """Copy, telling the progress after each step; it is complete when this ends.
 
-    def _walk(self) -> Iterator[Progress]:
-        """From what the app may see down; one department that fails never stops the rest."""
-        scope = self._client.scopes(live=False)
-        self._note([Entity(self._corp_id, "roles", "")])
-        self._note([Entity(self._corp_id, "user", userid) for userid in scope.users])
-        level = list(scope.departments)
-        while level:
-            below: dict[int, None] = {}
-            for dept_id in level:
-                entity = Entity(self._corp_id, "department", str(dept_id))
-                if entity in self._found:
-                    continue
-                try:
-                    children = self._client.sub_departments(dept_id, live=False)
-                    members = self._client.user_ids(dept_id, live=False)
-                except ApiError as error:
-                    self._unlisted[entity] = f"department {dept_id} cannot be listed: {error}"
-                    children, members = [], []
-                self._note([entity, *(Entity(self._corp_id, "user", userid) for userid in members)])
-                below |= dict.fromkeys(children)
-                yield self._progress()
-            level = list(below)
+        Raises ApiError where it cannot begin, and QuotaSpent; another run goes on from there.
+        """
+        now = self._clock.now()
+        with self._store.writing() as connection:
+            begun, self._found = copies.begin(connection, self._corp_id, now)
+        self._count()
+        self._note_scope(begun)
+        with ThreadPoolExecutor(LISTS, thread_name_prefix="list") as pool:
+            while self._walk(begun, pool):
+                yield self._progress(walked=False)
+        yield from self._read()
+        with self._store.writing() as connection:
+            copies.finish(connection, self._corp_id)
+        yield self._progress(walked=True)._replace(faults=self._faults())
 
-    def _note(self, entities: Sequence[Entity]) -> None:
-        new = [entity for entity in dict.fromkeys(entities) if entity not in self._found]
-        self._found.update(new)
+    def _note_scope(self, begun: Moment) -> None:
+        """The role list, and what the app may see: there the walk begins."""
+        while True:
+            try:
+                scope = self._client.scopes(live=False)
+            except ApiError as error:
+                if self._gives_up(0, error):
+                    raise
+                time.sleep(_wait(error))
+            else:
+                break
+        entities = [Entity(self._corp_id, "roles", ""), *self._users(scope.users)]
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            reads.schedule(connection, [Due(entity, now, "copy", None, Priority.COPY) for entity in new])
+            copies.come_upon(connection, self._corp_id, dict.fromkeys(scope.departments, 0))
+            new = copies.note(connection, self._corp_id, begun, entities, now)
+        self._found, self._left = self._found + new, self._left + new
+
+    def _walk(self, begun: Moment, pool: ThreadPoolExecutor) -> bool:
+        """List the next departments and note whom they name; False when there are none."""
+        with self._store.reading() as connection:
+            level = copies.unlisted(connection, self._corp_id, LISTS)
+        listed: dict[int, bool] = {}
+        depths: dict[int, int] = {}
+        entities: list[Entity] = []
+        waits: list[float] = []
+        for (dept_id, depth), answer in zip(level, pool.map(self._list, level), strict=True):
+            if isinstance(answer, _Listing):
+                depths |= dict.fromkeys(answer.children, depth + 1)
+                entities += self._users(answer.members)
+            elif not self._gives_up(dept_id, answer):
+                waits.append(_wait(answer))
+                continue
+            else:
+                # One department that fails never stops the rest.
+                self._unlisted[dept_id] = str(answer)
+            listed[dept_id] = isinstance(answer, _Listing)
+            entities.append(Entity(self._corp_id, "department", str(dept_id)))
+        now = self._clock.now().micros
+        with self._store.writing() as connection:
+            copies.come_upon(connection, self._corp_id, depths)
+            copies.set_listed(connection, self._corp_id, listed)
+            new = copies.note(connection, self._corp_id, begun, entities, now)
+        self._found, self._left = self._found + new, self._left + new
+        self._listed += len(listed)
+        time.sleep(max(waits, default=0.0))
+        return bool(level)
+
+    def _list(self, dept: Unlisted) -> _Listing | ApiError:
+        try:
+            children = self._client.sub_departments(dept.dept_id, live=False)
+            return _Listing(children, self._client.user_ids(dept.dept_id, live=False))
+        except ApiError as error:
+            return error
+
+    def _gives_up(self, dept_id: int, error: ApiError) -> bool:
+        """Whether not to ask for this list again. Raises QuotaSpent, as any other would cost as much."""
+        if isinstance(error, QuotaSpent):
+            raise error
+        self._lists[dept_id] += not isinstance(error, Throttled)
+        return error.permanent or self._lists[dept_id] >= MAX_ATTEMPTS
+
+    def _read(self) -> Iterator[Progress]:
+        """Read what was noted until nothing is left but what cannot be read, beside the workers."""
+        self._count()
+        counted = time.monotonic()
+        while self._left > len(self._unread):
+            taken = self._work()
+            if not taken or self._left <= len(self._unread) or time.monotonic() > counted + COUNT_SECONDS:
+                self._count()
+                counted = time.monotonic()
+            yield self._progress(walked=True)
+            if not taken:
+                time.sleep(LOOK_SECONDS)
+
+    def _count(self) -> None:
+        with self._store.reading() as connection:
+            self._left = reads.waiting(connection, self._corp_id, Priority.COPY)
 
     def _work(self) -> bool:
-        """Read the next ones, beside the workers; False when nothing of the copy is left."""
+        """Read the next ones; False when none is due."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
             taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
-        if taken:
-            outcome = self._folder.apply([], taken)
-            for read in taken:
+        if not taken:
+            return False
+        late = self._folder.apply([], taken).late
+        for read in taken:
+            if read.entity not in late:
                 self._unread.pop(read.entity, None)
-            for entity, error in outcome.late.items():
-                self._attempts[entity] += not isinstance(error, Throttled)
-                if error.permanent or self._attempts[entity] >= MAX_ATTEMPTS:
-                    name = entity.kind if entity.kind == "user" else f"{entity.kind} {entity.id}".rstrip()
-                    self._unread[entity] = f"{name} cannot be read: {error}"
-        else:
-            time.sleep(WAIT_SECONDS)
-        with self._store.reading() as connection:
-            left = reads.waiting(connection, self._corp_id, Priority.COPY)
-        self._read = max(0, len(self._found) - left)
-        return left > len(self._unread)
+                self._left -= read.priority == Priority.COPY
+        for entity, error in late.items():
+            if isinstance(error, QuotaSpent):
+                raise error
+            self._reads[entity] += not isinstance(error, Throttled)
+            if error.permanent or self._reads[entity] >= MAX_ATTEMPTS:
+                self._unread[entity] = str(error)
+        return True
 
-    def _progress(self) -> Progress:
-        return Progress(len(self._found), self._read, [*self._unlisted.values(), *self._unread.values()])
+    def _users(self, userids: Iterable[str]) -> Iterator[Entity]:
+        return (Entity(self._corp_id, "user", userid) for userid in userids)
+
+    def _progress(self, walked: bool) -> Progress:
+        return Progress(self._listed, self._found, max(0, self._found - self._left), walked)
+
+    def _faults(self) -> list[str]:
+        """Departments by their id, people by their number."""
+        faults = [f"department {dept_id} cannot be listed: {reason}" for dept_id, reason in self._unlisted.items()]
+        people: Counter[str] = Counter()
+        for (_, kind, entity_id), reason in self._unread.items():
+            if kind == "user":
+                people[reason] += 1
+            else:
+                faults.append(f"{kind} {entity_id}".rstrip() + f" cannot be read: {reason}")
+        return faults + [f"{count} users cannot be read: {reason}" for reason, count in people.items()]
+
+
+def _wait(error: ApiError) -> float:
+    return error.wait if isinstance(error, Throttled) else RETRY_SECONDS

@@ -4,7 +4,7 @@ Rule 4: a read notes each row's version (0 where there is none) before it asks t
 version when it writes has been overtaken and must read again.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -27,6 +27,14 @@ Operation = Literal["create", "update", "delete", "restore"]
 GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life"})
 #: Columns whose difference alone is no change: they tell of the read, not of the entity.
 SILENT_COLUMNS = frozenset({"fetched_at", "raw"})
+
+
+#: Where each kind of entity has its guard columns.
+_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
+    "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
+    "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
+    "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
+}
 
 
 class Absence(Enum):
@@ -196,6 +204,18 @@ def alive(connection: Connection, corp_ids: Collection[str], column: sa.Column[A
         table.c.corp_id.in_(corp_ids), column.in_(ids), table.c.deleted_at.is_(None)
     )
     return {(corp_id, found) for corp_id, found in connection.execute(query)}
+
+
+def guards(connection: Connection, entities: Collection[Entity]) -> Iterator[tuple[Entity, int, int | None, str]]:
+    """Version, read_begun and read_life of these entities' rows, where there is one."""
+    for kind, (table, key_of) in _GUARDED.items():
+        keys = {key_of(entity): entity for entity in entities if entity.kind == kind}
+        if not keys:
+            continue
+        columns = (*table.primary_key.columns, table.c.version, table.c.read_begun, table.c.read_life)
+        for row in connection.execute(sa.select(*columns).where(matches(table, list(keys)))):
+            version, begun, life = row[-3:]
+            yield keys[tuple(row[:-3])], version, begun, life
 
 
 def ensure_corps(connection: Connection, corp_ids: Collection[str]) -> None:

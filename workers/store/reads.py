@@ -1,6 +1,6 @@
 """Table `reads`: what is due to be read though no event asks for it – echoes, marks, the frontier of a copy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.draft import matches, upsert
+from workers.store.draft import insert_ignoring, key_columns, matches, upsert
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
@@ -79,6 +79,39 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
         for _, due in sorted(best.items())
     ]
     connection.execute(statement, rows)
+
+
+def add_copy(connection: Connection, entities: Collection[Entity], now: int) -> int:
+    """Note reads of a full copy, due at `now`; how many are new.
+
+    What is noted already stays as it is, but for what was tried in vain: that is due now, as at first.
+    """
+    keys = {(entity.corp_id, entity.kind, entity.id): entity for entity in sorted(entities)}
+    if not keys:
+        return 0
+    known = {
+        tuple(row) for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(reads, keys)))
+    }
+    connection.execute(
+        sa.update(reads)
+        .where(matches(reads, known), reads.c.attempts > 0)
+        .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
+    )
+    row = {"due_at": now, "priority": int(Priority.COPY), "cause": "copy"}
+    new = [dict(zip(key_columns(reads), key, strict=True)) | row for key in keys if key not in known]
+    if new:
+        connection.execute(insert_ignoring(connection, reads), new)
+    return len(new)
+
+
+def resume_copy(connection: Connection, corp_id: str, now: int) -> None:
+    """What a copy that was killed had taken, or tried in vain, is due at `now`."""
+    tried = sa.or_(reads.c.taken_until > now, reads.c.attempts > 0)
+    connection.execute(
+        sa.update(reads)
+        .where(reads.c.corp_id == corp_id, reads.c.priority == int(Priority.COPY), tried)
+        .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
+    )
 
 
 def take(connection: Connection, now: int, limit: int, priority: Priority, corp_id: str | None = None) -> list[Taken]:

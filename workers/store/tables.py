@@ -104,6 +104,7 @@ users = Table(
     Column("work_place", Text),
     Column("remark", Text),
     Column("extension", Text),
+    Column("admin_level", Integer),  # 1 main, 2 sub; NULL for whoever is none
     *_guard(),
     Index(None, "corp_id", "unionid"),
 )
@@ -237,6 +238,26 @@ reads = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
     Index(None, "priority", "due_at"),
     Index(None, "due_at"),
+)
+
+#: Full copies under way; a row goes when its copy is complete.
+copies = Table(
+    "copies",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("begun_at", BigInteger, nullable=False),  # Redis' microseconds
+    Column("begun_life", Text, nullable=False),  # and that Redis' life
+    Column("found", BigInteger, nullable=False, server_default="0"),  # entities noted so far
+)
+
+#: The departments that a copy has come upon, the nearest to its roots listed first.
+copy_departments = Table(
+    "copy_departments",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("dept_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("depth", Integer, nullable=False),
+    Column("listed", Boolean),  # NULL: not yet; false: it could not be
 )
 
 #: Jobs owed to users' functions; a row goes when its job has been done.

@@ -77,6 +77,7 @@ def _values(draft: Draft, row: Row, answer: User | Absence) -> dict[str, Any]:
             values[name] = row[name] if given is UNSET else given
         if answer.hired_date is not UNSET:
             values["hired_at"] = _date(answer.hired_date)
+        values["admin_level"] = answer.admin_level
         return values | {"visible": True, "deleted_at": None, "fetched_at": draft.at, "raw": answer.raw}
     if answer is Absence.HIDDEN:
         return {"visible": False, "deleted_at": None}
