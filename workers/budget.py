@@ -30,6 +30,9 @@ FORGET_SECONDS = 3600
 QUIET_SECONDS = 30
 LONGEST_SECONDS = 60
 
+#: Seconds in which a process that has no limit need not look again whether there is a pause.
+NO_LIMIT_SECONDS = 0.05
+
 #: µs by which a caller may come late to its time, as DingTalk's limit has room for that; then it gets another time.
 #: It also finds out so that Redis' clock stepped forward, past times that sleepers hold.
 LATE_US = 300_000
@@ -153,6 +156,8 @@ class Budget:
         self._pause_all = redis.register_script(_CLOCK + _PAUSE_ALL)
         self._bulk_limit = max(1, per_second - LIVE_ONLY)
         self._limits = [FORGET_SECONDS, per_second, max(1, per_second // BURSTS), WINDOW_US]
+        self._limited = per_second > 0
+        self._free_until: dict[tuple[str, str], float] = {}
         self._bulk_turns: dict[tuple[str, str], threading.Lock] = {}
 
     def acquire(self, app: str, call: str, *, live: bool = True, deadline: float | None = None) -> None:
@@ -162,6 +167,11 @@ class Budget:
         deadline: on time.monotonic()'s clock; a call that could be made only after it raises Throttled at once.
         So does a pause that lasts longer than PATIENCE_SECONDS.
         """
+        if not self._limited:
+            if time.monotonic() > self._free_until.get((app, call), 0.0):
+                self._wait(app, call, 0, deadline)
+                self._free_until[app, call] = time.monotonic() + NO_LIMIT_SECONDS
+            return
         if live:
             self._wait(app, call, 0, deadline)
             return
@@ -179,12 +189,14 @@ class Budget:
 
         Whether a pause began: not where one was under way.
         """
+        self._free_until.clear()
         lengths = [int(length * 1e6) for length in (QUIET_SECONDS, LONGEST_SECONDS)]
         args: list[str | int] = [FORGET_SECONDS, int(seconds * 1e6), f"{app} {call}", code or "?", *lengths]
         return bool(self._pause(keys=_keys(app, call), args=args))
 
     def pause_all(self, seconds: float) -> None:
         """Nobody makes any call for so long: DingTalk blocks this address."""
+        self._free_until.clear()
         self._pause_all(keys=_keys("", ""), args=[FORGET_SECONDS, int(seconds * 1e6)])
 
     def _wait(self, app: str, call: str, bulk_limit: int, deadline: float | None) -> None:

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from bridge.events import Entity
@@ -14,12 +14,12 @@ from workers.moment import Moment, RedisClock
 from workers.store import copies, reads
 from workers.store.copies import Unlisted
 from workers.store.engine import Store
-from workers.store.reads import Priority
+from workers.store.reads import Priority, Taken
 
 #: Departments that are listed at the same time.
 LISTS = 32
-#: Reads that are made and committed together.
-BATCH = 64
+#: Reads that are made and committed together, and how many such batches are under way.
+BATCH, LANES = 64, 2
 #: Attempts after which a copy ends without an entity; the workers go on trying.
 MAX_ATTEMPTS = 3
 #: Seconds until what failed is tried again, and between two looks while others work on what is left.
@@ -97,10 +97,9 @@ class Copy:
             else:
                 break
         entities = [Entity(self._corp_id, "roles", ""), *self._users(scope.users)]
-        now = self._clock.now().micros
         with self._store.writing() as connection:
             copies.come_upon(connection, self._corp_id, dict.fromkeys(scope.departments, 0))
-            new = copies.note(connection, self._corp_id, begun, entities, now)
+            new = copies.note(connection, self._corp_id, begun, entities)
         self._found, self._left = self._found + new, self._left + new
 
     def _walk(self, begun: Moment, pool: ThreadPoolExecutor) -> bool:
@@ -123,11 +122,10 @@ class Copy:
                 self._unlisted[dept_id] = str(answer)
             listed[dept_id] = isinstance(answer, _Listing)
             entities.append(Entity(self._corp_id, "department", str(dept_id)))
-        now = self._clock.now().micros
         with self._store.writing() as connection:
             copies.come_upon(connection, self._corp_id, depths)
             copies.set_listed(connection, self._corp_id, listed)
-            new = copies.note(connection, self._corp_id, begun, entities, now)
+            new = copies.note(connection, self._corp_id, begun, entities)
         self._found, self._left = self._found + new, self._left + new
         self._listed += len(listed)
         time.sleep(max(waits, default=0.0))
@@ -151,27 +149,33 @@ class Copy:
         """Read what was noted until nothing is left but what cannot be read, beside the workers."""
         self._count()
         counted = time.monotonic()
-        while self._left > len(self._unread):
-            taken = self._work()
-            if not taken or self._left <= len(self._unread) or time.monotonic() > counted + COUNT_SECONDS:
-                self._count()
-                counted = time.monotonic()
-            yield self._progress(walked=True)
-            if not taken:
-                time.sleep(LOOK_SECONDS)
+        # While one lane writes, the other reads.
+        with ThreadPoolExecutor(LANES, thread_name_prefix="copy") as pool:
+            lanes = {pool.submit(self._work) for _ in range(LANES)}
+            while self._left > len(self._unread):
+                done, lanes = wait(lanes, return_when=FIRST_COMPLETED)
+                worked = [self._account(*lane.result()) for lane in done]
+                if not all(worked) or self._left <= len(self._unread) or time.monotonic() > counted + COUNT_SECONDS:
+                    self._count()
+                    counted = time.monotonic()
+                yield self._progress(walked=True)
+                if not all(worked):
+                    time.sleep(LOOK_SECONDS)
+                lanes |= {pool.submit(self._work) for _ in done}
 
     def _count(self) -> None:
         with self._store.reading() as connection:
             self._left = reads.waiting(connection, self._corp_id, Priority.COPY)
 
-    def _work(self) -> bool:
-        """Read the next ones; False when none is due."""
+    def _work(self) -> tuple[Sequence[Taken], Mapping[Entity, ApiError]]:
+        """Read the next ones that are due; what stands against those that were put off."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
             taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
-        if not taken:
-            return False
-        late = self._folder.apply([], taken).late
+        return taken, self._folder.apply([], taken).late if taken else {}
+
+    def _account(self, taken: Sequence[Taken], late: Mapping[Entity, ApiError]) -> bool:
+        """What became of them; False when none was due. Raises QuotaSpent."""
         for read in taken:
             if read.entity not in late:
                 self._unread.pop(read.entity, None)
@@ -182,7 +186,7 @@ class Copy:
             self._reads[entity] += not isinstance(error, Throttled)
             if error.permanent or self._reads[entity] >= MAX_ATTEMPTS:
                 self._unread[entity] = str(error)
-        return True
+        return bool(taken)
 
     def _users(self, userids: Iterable[str]) -> Iterator[Entity]:
         return (Entity(self._corp_id, "user", userid) for userid in userids)

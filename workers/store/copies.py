@@ -69,13 +69,13 @@ def set_listed(connection: Connection, corp_id: str, listed: Mapping[int, bool])
         connection.execute(done.values(listed=outcome))
 
 
-def note(connection: Connection, corp_id: str, since: Moment, entities: Iterable[Entity], now: int) -> int:
+def note(connection: Connection, corp_id: str, since: Moment, entities: Iterable[Entity]) -> int:
     """Note reads of all that nobody has read since the copy began; how many are new."""
     wanted = list(dict.fromkeys(entities))
     new = 0
     for start in range(0, len(wanted), CHUNK):
         chunk = wanted[start : start + CHUNK]
-        new += reads.add_copy(connection, _unread(connection, chunk, since), now)
+        new += reads.add_copy(connection, _unread(connection, chunk, since), since.micros)
     connection.execute(sa.update(copies).where(copies.c.corp_id == corp_id).values(found=copies.c.found + new))
     return new
 

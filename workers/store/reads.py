@@ -81,10 +81,10 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
     connection.execute(statement, rows)
 
 
-def add_copy(connection: Connection, entities: Collection[Entity], now: int) -> int:
-    """Note reads of a full copy, due at `now`; how many are new.
+def add_copy(connection: Connection, entities: Collection[Entity], due_at: int) -> int:
+    """Note reads of a full copy; how many are new. What is noted already stays, but what was tried in vain is due.
 
-    What is noted already stays as it is, but for what was tried in vain: that is due now, as at first.
+    Users come after all that is due at the same time: one whose department is not there yet would ask for it again.
     """
     keys = {(entity.corp_id, entity.kind, entity.id): entity for entity in sorted(entities)}
     if not keys:
@@ -95,10 +95,14 @@ def add_copy(connection: Connection, entities: Collection[Entity], now: int) -> 
     connection.execute(
         sa.update(reads)
         .where(matches(reads, known), reads.c.attempts > 0)
-        .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
+        .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1)
     )
-    row = {"due_at": now, "priority": int(Priority.COPY), "cause": "copy"}
-    new = [dict(zip(key_columns(reads), key, strict=True)) | row for key in keys if key not in known]
+    new = [
+        dict(zip(key_columns(reads), key, strict=True))
+        | {"due_at": due_at + (key[1] == "user"), "priority": int(Priority.COPY), "cause": "copy"}
+        for key in keys
+        if key not in known
+    ]
     if new:
         connection.execute(insert_ignoring(connection, reads), new)
     return len(new)
