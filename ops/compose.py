@@ -56,7 +56,7 @@ def open_parts(config: Config, observe: Observe | None = None) -> Parts:
     migrate.check(store)
     budget = Budget(connection, config.dingtalk.calls_per_second)
     tokens = Tokens(connection)
-    http = urllib3.PoolManager(maxsize=READ_THREADS)
+    http = urllib3.PoolManager(maxsize=2 * READ_THREADS)  # a copy lists and reads at the same time
 
     def client(app: AppConfig) -> DingTalk:
         assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
