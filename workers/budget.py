@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from workers.errors import Throttled
+from workers.errors import QuotaSpent, Throttled, from_code
 
 #: µs in which no more than `per_second` calls are granted. A little over a second, as callers wake a little late.
 WINDOW_US = 1_020_000
@@ -121,6 +121,11 @@ class Pause(NamedTuple):
     call: str
     seconds: float
     code: str
+
+    @property
+    def quota_spent(self) -> bool:
+        """Whether it lasts until somebody buys quota, or the month ends."""
+        return isinstance(from_code(self.code, "", self.call), QuotaSpent)
 
 
 class Paused(NamedTuple):

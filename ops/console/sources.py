@@ -9,6 +9,8 @@ from sqlalchemy.engine import Connection
 
 from ops.console import backlog
 from ops.console.backlog import Backlog
+from workers import budget
+from workers.budget import Paused
 from workers.errors import DatastoreOutdated
 from workers.store import migrate
 from workers.store.engine import Store
@@ -38,6 +40,13 @@ class Sources:
         """What lies in Redis."""
         try:
             return backlog.observe(self.connection)
+        except redis.RedisError:
+            return Fault(REDIS_AWAY)
+
+    def paused(self) -> Paused | Fault:
+        """Which of DingTalk's calls are not made at present."""
+        try:
+            return budget.paused(self.connection)
         except redis.RedisError:
             return Fault(REDIS_AWAY)
 
