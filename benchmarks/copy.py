@@ -104,7 +104,7 @@ def _simulating(users: int, port: int, environment: dict[str, str], folder: Path
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _command(*arguments: str) -> list[str]:

@@ -134,9 +134,25 @@ def key_columns(table: Table) -> list[str]:
     return [column.name for column in table.primary_key.columns]
 
 
-def matches(table: Table, keys: Collection[Key]) -> sa.ColumnElement[bool]:
+def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa.ColumnElement[bool]:
+    """Rows whose columns have one of these sets of values.
+
+    Not as `(a, b) IN (…)`: SQLite looks through the whole table for that.
+    """
+    *first, last = columns
+    values: dict[Key, list[Any]] = {}
+    for key in keys:
+        values.setdefault(key[:-1], []).append(key[-1])
+    groups = (
+        sa.and_(*(column == value for column, value in zip(first, prefix, strict=True)), last.in_(listed))
+        for prefix, listed in values.items()
+    )
+    return sa.or_(sa.false(), *groups)
+
+
+def has_key(table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
     """Rows of these primary keys."""
-    return sa.tuple_(*table.primary_key.columns).in_(list(keys))
+    return matches(list(table.primary_key.columns), keys)
 
 
 def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:
@@ -149,7 +165,7 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
     if unseen:
         draft.tx.execute(insert_ignoring(draft.tx, table), unseen)
-    query = sa.select(table).where(matches(table, [key for _, key in ordered]))
+    query = sa.select(table).where(has_key(table, [key for _, key in ordered]))
     locking = query.order_by(*table.primary_key.columns).with_for_update()
     rows = {tuple(row[name] for name in names): dict(row) for row in draft.tx.execute(locking).mappings()}
     held: dict[Entity, Row] = {}
@@ -213,7 +229,7 @@ def guards(connection: Connection, entities: Collection[Entity]) -> Iterator[tup
         if not keys:
             continue
         columns = (*table.primary_key.columns, table.c.version, table.c.read_begun, table.c.read_life)
-        for row in connection.execute(sa.select(*columns).where(matches(table, list(keys)))):
+        for row in connection.execute(sa.select(*columns).where(has_key(table, keys))):
             version, begun, life = row[-3:]
             yield keys[tuple(row[:-3])], version, begun, life
 

@@ -147,7 +147,8 @@ role_members = Table(
     Column("corp_id", Text, primary_key=True),
     Column("role_id", BigInteger, primary_key=True, autoincrement=False),
     Column("userid", Text, primary_key=True),
-    Index(None, "corp_id", "userid"),
+    # With its role_id, or SQLite takes the primary key and looks through the whole corp.
+    Index(None, "corp_id", "userid", "role_id"),
 )
 
 suites = Table(
@@ -237,6 +238,7 @@ reads = Table(
     Column("error", Text),
     Column("version", BigInteger, nullable=False, server_default="1"),
     Index(None, "priority", "due_at"),
+    Index(None, "corp_id", "priority", "due_at"),
     Index(None, "due_at"),
 )
 

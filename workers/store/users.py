@@ -12,7 +12,20 @@ from sqlalchemy.engine import Connection
 from bridge.events import Entity
 from workers.answers import User
 from workers.store import tables
-from workers.store.draft import Absence, Draft, Key, Row, alive, data, insert_ignoring, lock, matches, seen, update
+from workers.store.draft import (
+    Absence,
+    Draft,
+    Key,
+    Row,
+    alive,
+    data,
+    has_key,
+    insert_ignoring,
+    lock,
+    matches,
+    seen,
+    update,
+)
 from workers.store.tables import department_members, role_members, users
 
 #: Fields that are empty when the API leaves them out.
@@ -107,7 +120,7 @@ def _memberships(
     roles: dict[Entity, set[int]] = {entity: set() for entity in held}
     by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
     for table in (department_members, role_members):
-        query = sa.select(table).where(sa.tuple_(table.c.corp_id, table.c.userid).in_(list(by_key)))
+        query = sa.select(table).where(matches([table.c.corp_id, table.c.userid], by_key))
         for row in connection.execute(query).mappings():
             entity = by_key[row["corp_id"], row["userid"]]
             if table is department_members:
@@ -145,7 +158,7 @@ def _replace_roles(connection: Connection, before: Mapping[Entity, set[int]], af
 
 def _replace(connection: Connection, table: Table, stale: Sequence[Key], fresh: Sequence[Row]) -> None:
     if stale:
-        connection.execute(sa.delete(table).where(matches(table, stale)))
+        connection.execute(sa.delete(table).where(has_key(table, stale)))
     if fresh:
         connection.execute(insert_ignoring(connection, table), fresh)
 

@@ -9,6 +9,16 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("users", sa.Column("admin_level", sa.Integer(), nullable=True))
+    op.create_index(
+        op.f("ix_reads_corp_id_reads_priority_reads_due_at"), "reads", ["corp_id", "priority", "due_at"], unique=False
+    )
+    op.drop_index(op.f("ix_role_members_corp_id_role_members_userid"), "role_members")
+    op.create_index(
+        op.f("ix_role_members_corp_id_role_members_userid_role_members_role_id"),
+        "role_members",
+        ["corp_id", "userid", "role_id"],
+        unique=False,
+    )
     op.create_table(
         "copies",
         sa.Column("corp_id", sa.Text(), nullable=False),
