@@ -18,6 +18,8 @@ from workers.store.reads import Priority, Taken
 
 #: Departments that are listed at the same time.
 LISTS = 32
+#: Entities that are looked up with one question.
+CHUNK = 1000
 #: Reads that are made and committed together, and how many such batches are under way.
 BATCH, LANES = 64, 2
 #: Attempts after which a copy ends without an entity; the workers go on trying.
@@ -97,10 +99,7 @@ class Copy:
             else:
                 break
         entities = [Entity(self._corp_id, "roles", ""), *self._users(scope.users)]
-        with self._store.writing() as connection:
-            copies.come_upon(connection, self._corp_id, dict.fromkeys(scope.departments, 0))
-            new = copies.note(connection, self._corp_id, begun, entities)
-        self._found, self._left = self._found + new, self._left + new
+        self._note(begun, entities, dict.fromkeys(scope.departments, 0), {})
 
     def _walk(self, begun: Moment, pool: ThreadPoolExecutor) -> bool:
         """List the next departments and note whom they name; False when there are none."""
@@ -122,14 +121,23 @@ class Copy:
                 self._unlisted[dept_id] = str(answer)
             listed[dept_id] = isinstance(answer, _Listing)
             entities.append(Entity(self._corp_id, "department", str(dept_id)))
+        self._note(begun, entities, depths, listed)
+        time.sleep(max(waits, default=0.0))
+        return bool(level)
+
+    def _note(
+        self, begun: Moment, entities: Iterable[Entity], depths: Mapping[int, int], listed: Mapping[int, bool]
+    ) -> None:
+        """In one transaction: what is to be read, unless anybody has since the copy began, and how far the walk is."""
+        wanted = list(dict.fromkeys(entities))
+        chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
+        unread = [self._folder.unread_since(begun, chunk) for chunk in chunks]
         with self._store.writing() as connection:
             copies.come_upon(connection, self._corp_id, depths)
             copies.set_listed(connection, self._corp_id, listed)
-            new = copies.note(connection, self._corp_id, begun, entities)
+            new = sum(copies.note(connection, self._corp_id, begun, chunk) for chunk in unread)
         self._found, self._left = self._found + new, self._left + new
         self._listed += len(listed)
-        time.sleep(max(waits, default=0.0))
-        return bool(level)
 
     def _list(self, dept: Unlisted) -> _Listing | ApiError:
         try:

@@ -111,6 +111,15 @@ class Folder:
         outcome.errors |= {course.id: overtaken for course in courses}
         return outcome
 
+    def unread_since(self, moment: Moment, entities: Sequence[Entity]) -> list[Entity]:
+        """Those of which no read is committed that began after that moment."""
+        committed = self._refresher.note(entities).committed
+        return [
+            entity
+            for entity in entities
+            if not ((read := committed.get(entity)) and read.life == moment.life and read.micros > moment.micros)
+        ]
+
     def fail(self, item: Waiting, reason: str) -> None:
         """Give an event up for good, with the reason; a final row that it has already stays."""
         now = datetime.now(UTC)

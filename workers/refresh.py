@@ -4,10 +4,11 @@ The three steps can be run apart; between them anybody may write, and the guards
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -17,7 +18,7 @@ from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer, Readers
 from workers.store import tables
 from workers.store.departments import write_departments
-from workers.store.draft import Absence, Cause, Draft, ensure_corps, guards
+from workers.store.draft import Absence, Cause, Draft, Key, ensure_corps, matches
 from workers.store.engine import Store
 from workers.store.roles import write_role_lists
 from workers.store.users import write_users
@@ -28,6 +29,12 @@ T = TypeVar("T")
 MAX_LOST_RACES = 10
 #: PostgreSQL's words for that: deadlock_detected, serialization_failure.
 LOST_RACES = ("40P01", "40001")
+
+_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
+    "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
+    "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
+    "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
+}
 
 
 class Noted(NamedTuple):
@@ -61,10 +68,12 @@ class Refresher:
         corps = {entity.corp_id for entity in wanted}
         fences = dict.fromkeys(corps, 0)
         with self.store.reading() as connection:
-            for entity, version, begun, life in guards(connection, wanted):
-                versions[entity] = version
-                if begun is not None:
-                    committed[entity] = Moment(begun, life)
+            for kind, (table, key_of) in _GUARDED.items():
+                keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}
+                for entity, version, begun, life in _guards(connection, table, keys):
+                    versions[entity] = version
+                    if begun is not None:
+                        committed[entity] = Moment(begun, life)
             if corps:
                 query = sa.select(tables.fences).where(tables.fences.c.corp_id.in_(corps))
                 fences |= {row.corp_id: row.n for row in connection.execute(query)}
@@ -115,6 +124,19 @@ class Refresher:
 
 def _of_kind(answers: Mapping[Entity, Answer], kind: EntityKind) -> dict[Entity, Any]:
     return {entity: answer for entity, answer in answers.items() if entity.kind == kind}
+
+
+def _guards(
+    connection: Connection, table: Table, keys: Mapping[Key, Entity]
+) -> Iterator[tuple[Entity, int, int | None, str]]:
+    """Version, read_begun and read_life of these entities' rows."""
+    if not keys:
+        return
+    names = table.primary_key.columns
+    guard = (table.c.version, table.c.read_begun, table.c.read_life)
+    for row in connection.execute(sa.select(*names, *guard).where(matches(table, list(keys)))):
+        version, begun, life = row[-3:]
+        yield keys[tuple(row[:-3])], version, begun, life
 
 
 def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, int]:

@@ -160,7 +160,7 @@ def test_it_is_complete_though_a_worker_reads_beside_it(place: Installation) -> 
 def test_what_a_copy_that_was_broken_off_has_found_is_not_lost(
     redis_url: str, datastore_url: str, tmp_path: Path, finisher: str
 ) -> None:
-    with installed(redis_url, datastore_url, tmp_path, users=100) as place:
+    with installed(redis_url, datastore_url, tmp_path, users=300) as place:
         steps = start(place)
         while next(steps).read == 0:
             assert differences(place) != []

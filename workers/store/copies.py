@@ -1,6 +1,6 @@
 """Tables `copies` and `copy_departments`: how far each full copy has come, so that one that was killed goes on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -9,13 +9,11 @@ from sqlalchemy.engine import Connection
 from bridge.events import Entity
 from workers.moment import SECOND, Moment
 from workers.store import reads
-from workers.store.draft import guards, insert_ignoring
+from workers.store.draft import insert_ignoring
 from workers.store.tables import copies, copy_departments
 
 #: Microseconds after which a copy that was broken off is begun anew: what it read first is too old by then.
 RESUME_MICROSECONDS = 24 * 3600 * SECOND
-#: Entities that are looked up with one question.
-CHUNK = 1000
 
 
 class Begun(NamedTuple):
@@ -69,13 +67,9 @@ def set_listed(connection: Connection, corp_id: str, listed: Mapping[int, bool])
         connection.execute(done.values(listed=outcome))
 
 
-def note(connection: Connection, corp_id: str, since: Moment, entities: Iterable[Entity]) -> int:
-    """Note reads of all that nobody has read since the copy began; how many are new."""
-    wanted = list(dict.fromkeys(entities))
-    new = 0
-    for start in range(0, len(wanted), CHUNK):
-        chunk = wanted[start : start + CHUNK]
-        new += reads.add_copy(connection, _unread(connection, chunk, since), since.micros)
+def note(connection: Connection, corp_id: str, begun: Moment, entities: Collection[Entity]) -> int:
+    """Note reads of these for the copy that began then; how many are new."""
+    new = reads.add_copy(connection, entities, begun.micros)
     connection.execute(sa.update(copies).where(copies.c.corp_id == corp_id).values(found=copies.c.found + new))
     return new
 
@@ -84,12 +78,3 @@ def finish(connection: Connection, corp_id: str) -> None:
     """The copy is complete."""
     for table in (copy_departments, copies):
         connection.execute(sa.delete(table).where(table.c.corp_id == corp_id))
-
-
-def _unread(connection: Connection, entities: Sequence[Entity], since: Moment) -> list[Entity]:
-    read = {
-        entity
-        for entity, _, begun, life in guards(connection, entities)
-        if begun is not None and life == since.life and begun > since.micros
-    }
-    return [entity for entity in entities if entity not in read]

@@ -4,7 +4,7 @@ Rule 4: a read notes each row's version (0 where there is none) before it asks t
 version when it writes has been overtaken and must read again.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -27,14 +27,6 @@ Operation = Literal["create", "update", "delete", "restore"]
 GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life"})
 #: Columns whose difference alone is no change: they tell of the read, not of the entity.
 SILENT_COLUMNS = frozenset({"fetched_at", "raw"})
-
-
-#: Where each kind of entity has its guard columns.
-_GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
-    "user": (tables.users, lambda entity: (entity.corp_id, entity.id)),
-    "department": (tables.departments, lambda entity: (entity.corp_id, int(entity.id))),
-    "roles": (tables.role_lists, lambda entity: (entity.corp_id,)),
-}
 
 
 class Absence(Enum):
@@ -134,7 +126,7 @@ def key_columns(table: Table) -> list[str]:
     return [column.name for column in table.primary_key.columns]
 
 
-def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa.ColumnElement[bool]:
+def has_values(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa.ColumnElement[bool]:
     """Rows whose columns have one of these sets of values.
 
     Not as `(a, b) IN (…)`: SQLite looks through the whole table for that.
@@ -150,9 +142,9 @@ def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa
     return sa.or_(sa.false(), *groups)
 
 
-def has_key(table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
+def matches(table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
     """Rows of these primary keys."""
-    return matches(list(table.primary_key.columns), keys)
+    return has_values(list(table.primary_key.columns), keys)
 
 
 def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:
@@ -165,7 +157,7 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
     if unseen:
         draft.tx.execute(insert_ignoring(draft.tx, table), unseen)
-    query = sa.select(table).where(has_key(table, [key for _, key in ordered]))
+    query = sa.select(table).where(matches(table, [key for _, key in ordered]))
     locking = query.order_by(*table.primary_key.columns).with_for_update()
     rows = {tuple(row[name] for name in names): dict(row) for row in draft.tx.execute(locking).mappings()}
     held: dict[Entity, Row] = {}
@@ -220,18 +212,6 @@ def alive(connection: Connection, corp_ids: Collection[str], column: sa.Column[A
         table.c.corp_id.in_(corp_ids), column.in_(ids), table.c.deleted_at.is_(None)
     )
     return {(corp_id, found) for corp_id, found in connection.execute(query)}
-
-
-def guards(connection: Connection, entities: Collection[Entity]) -> Iterator[tuple[Entity, int, int | None, str]]:
-    """Version, read_begun and read_life of these entities' rows, where there is one."""
-    for kind, (table, key_of) in _GUARDED.items():
-        keys = {key_of(entity): entity for entity in entities if entity.kind == kind}
-        if not keys:
-            continue
-        columns = (*table.primary_key.columns, table.c.version, table.c.read_begun, table.c.read_life)
-        for row in connection.execute(sa.select(*columns).where(has_key(table, keys))):
-            version, begun, life = row[-3:]
-            yield keys[tuple(row[:-3])], version, begun, life
 
 
 def ensure_corps(connection: Connection, corp_ids: Collection[str]) -> None:

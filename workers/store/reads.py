@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.draft import has_key, insert_ignoring, key_columns, upsert
+from workers.store.draft import insert_ignoring, key_columns, matches, upsert
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
@@ -90,11 +90,11 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int) 
     if not keys:
         return 0
     known = {
-        tuple(row) for row in connection.execute(sa.select(*reads.primary_key.columns).where(has_key(reads, keys)))
+        tuple(row) for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(reads, keys)))
     }
     connection.execute(
         sa.update(reads)
-        .where(has_key(reads, known), reads.c.attempts > 0)
+        .where(matches(reads, known), reads.c.attempts > 0)
         .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1)
     )
     new = [
@@ -135,7 +135,7 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
     if not rows:
         return []
     keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
-    connection.execute(sa.update(reads).where(has_key(reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS))
+    connection.execute(sa.update(reads).where(matches(reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS))
     return [
         Taken(
             Entity(row["corp_id"], row["kind"], row["entity_id"]),
