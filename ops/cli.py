@@ -26,7 +26,7 @@ from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, UnknownApp
 from bridge.queues import Patience
 from bridge.spool import Spool
-from ops import comparing, compose, demo, envelopes, logs, serve, simulation, supervisor
+from ops import comparing, compose, copying, demo, envelopes, logs, serve, simulation, supervisor
 from ops import run as whole
 from ops.comparing import Healed, Looked
 from ops.console.app import create_console
@@ -38,7 +38,6 @@ from ops.supervisor import Process, Supervisor
 from ops.web import WebServer, bind_address
 from workers import jobs
 from workers.clock import Clock
-from workers.copy import Copy
 from workers.errors import ApiError
 from workers.forget import forget
 from workers.jobworker import JobWorker
@@ -289,31 +288,17 @@ def send(
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @guarded
 def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
-    """Full copy of an organisation; returns when it is complete. Live events go first."""
+    """Full copy of an organisation; returns when it is complete. Live events go first.
+
+    One that was killed goes on where it stood, for a day.
+    """
     logs.configure("sync")
     config = configuration.load()
-    corps = _corps(config, app_name, corp)
-    parts = compose.open_parts(config)
-    faults: list[str] = []
-    found = 0
-    with _progress() as bar:
-        for corp_id in corps:
-            client = parts.readers.client(corp_id)
-            if client is None:
-                raise BridgeError(f"no app has the credentials to read {corp_id}: set app_key and app_secret")
-            task = bar.add_task(corp_id, total=None)
-            try:
-                for progress in Copy(parts.store, parts.clock, parts.folder, client, corp_id).run():
-                    bar.update(task, total=progress.found, completed=progress.read)
-                    faults = list(progress.faults)
-            except ApiError as error:
-                faults.append(str(error))
-            found += int(bar.tasks[task].total or 0)
-    parts.close()
-    show({"entities": found, "faults": faults}, as_json, f"{found} departments, people and role lists copied")
-    for fault in faults:
+    result = copying.copy_all(config, _corps(config, app_name, corp))
+    show(result._asdict(), as_json, copying.told(result))
+    for fault in result.faults:
         click.echo(fault, err=True)
-    if faults:
+    if result.faults:
         sys.exit(FAILED)
 
 

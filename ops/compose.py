@@ -13,7 +13,7 @@ from bridge.queues import Patience
 from workers import jobs
 from workers.batch import BatchWorker
 from workers.budget import Budget
-from workers.dingtalk import DingTalk, Suite
+from workers.dingtalk import DingTalk, Observe, Suite
 from workers.fold import Folder
 from workers.moment import RedisClock
 from workers.nightly import Nightly
@@ -28,6 +28,8 @@ from workers.tokens import Tokens
 
 #: API calls that one worker makes at the same time.
 READ_THREADS = 32
+#: A worker reads what the budget grants within so many seconds, then commits: long enough to hide a call's latency.
+AT_ONCE_SECONDS = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -49,40 +51,44 @@ class Parts:
         self.connection.close()
 
 
-def open_parts(config: Config) -> Parts:
-    """Redis, a migrated datastore, DingTalk's API and users' functions.
+def open_parts(config: Config, observe: Observe | None = None) -> Parts:
+    """Redis, a migrated datastore, DingTalk's API, whose calls `observe` sees, and users' functions.
 
     Raises RedisUnusable, DatastoreOutdated, JobsModuleMissing.
     """
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    readers = readers_of(config, connection, store)
+    readers = readers_of(config, connection, store, observe)
     clock = RedisClock(connection)
     registry = jobs.load_registry(config)
     refresher = Refresher(store, clock, readers)
-    folder = Folder(refresher, registry, config.dingtalk.settle_seconds)
+    per_second = config.dingtalk.calls_per_second
+    at_once = max(1, round(per_second * AT_ONCE_SECONDS)) if per_second else None
+    folder = Folder(refresher, registry, config.dingtalk.settle_seconds, at_once)
     return Parts(config, connection, store, clock, readers, refresher, folder, registry)
 
 
-def readers_of(config: Config, connection: redis.Redis, store: Store) -> Readers:
-    """DingTalk's API, as every app that has the credentials sees it."""
-    return Readers(config, _Clients(config, connection, store).corp, READ_THREADS)
+def readers_of(config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> Readers:
+    """DingTalk's API, as every app that has the credentials sees it; `observe` as DingTalk takes it."""
+    return Readers(config, _Clients(config, connection, store, observe).corp, READ_THREADS)
 
 
 class _Clients:
     """DingTalk's API as the apps see it; they share the budget, tokens and connections."""
 
-    def __init__(self, config: Config, connection: redis.Redis, store: Store) -> None:
+    def __init__(self, config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> None:
         self._api = config.dingtalk.api
         self._shared = (Budget(connection, config.dingtalk.calls_per_second), Tokens(connection))
-        self._http = urllib3.PoolManager(maxsize=READ_THREADS)
+        self._http = urllib3.PoolManager(maxsize=2 * READ_THREADS)  # a copy lists and reads at the same time
         self._store = store
+        self._observe = observe
 
     def corp(self, app: AppConfig) -> DingTalk:
         """An internal app, in its corp."""
         assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
-        return DingTalk(app.name, app.app_key, app.app_secret.get_secret_value(), self._api, *self._shared, self._http)
+        secret = app.app_secret.get_secret_value()
+        return DingTalk(app.name, app.app_key, secret, self._api, *self._shared, self._http, self._observe)
 
     def suite(self, app: AppConfig) -> Suite:
         """A third-party app, for itself."""

@@ -50,6 +50,7 @@ def _user(user: User) -> dict[str, Any]:
         "manager_userid": user.manager_userid,
         "active": user.active,
         "admin": user.admin_level > 0,
+        "admin_level": user.admin_level or None,
         "boss": user.boss,
         "senior": user.senior,
         "hired_date": user.hired_date,

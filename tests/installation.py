@@ -102,8 +102,8 @@ class Installation:
 def installed(
     redis_url: str, datastore_url: str, folder: Path, users: int = 30, seed: int = 1, **changed: Any
 ) -> Iterator[Installation]:
-    """An installation whose worker runs when `work_off` is called. Reads settle after a second."""
-    dingtalk: Mapping[str, Any] = {"settle_seconds": 1, "calls_per_second": 0}
+    """An installation whose worker runs when `work_off` is called. Reads settle after a second, calls have no limit."""
+    dingtalk: Mapping[str, Any] = {"settle_seconds": 1, "calls_per_second": 0, **changed.pop("dingtalk", {})}
     base = {"redis": {"url": redis_url}, "datastore": {"url": datastore_url}, "var": str(folder / "var")}
     config = Config.model_validate(settings(**base, dingtalk=dingtalk, **changed))
     port = free_port()

@@ -88,5 +88,6 @@ def actual_tables(store: Store, corp_id: str) -> dict[str, dict[Any, Any]]:
 
 _TABLES = ("corps", "users", "department_members", "role_members", "departments", "role_groups", "roles")
 _USER_COLUMNS = (
-    "unionid", "name", "title", "mobile", "email", "job_number", "manager_userid", "active", "admin", "boss", "senior",
+    "unionid", "name", "title", "mobile", "email", "job_number", "manager_userid", "active", "admin", "admin_level",
+    "boss", "senior",
 )  # fmt: skip

@@ -59,6 +59,8 @@ class User(Struct):
     admin: bool | UnsetType = UNSET
     boss: bool | UnsetType = UNSET
     senior: bool | UnsetType = UNSET
+    #: 1 main, 2 sub; of user/listadmin, as no user's own answer tells it.
+    admin_level: int | None = None
 
 
 class Department(Struct):

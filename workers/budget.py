@@ -6,10 +6,11 @@ still holds, as a pause may have begun meanwhile.
 
 import threading
 import time
+from typing import NamedTuple
 
 from redis import Redis
 
-from workers.errors import Throttled
+from workers.errors import QuotaSpent, Throttled, from_code
 
 #: µs in which no more than `per_second` calls are granted. A little over a second, as callers wake a little late.
 WINDOW_US = 1_020_000
@@ -24,6 +25,13 @@ LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 #: Seconds without a call after which all is forgotten; longer than any pause.
 FORGET_SECONDS = 3600
+#: A throttle answer within so many seconds after a pause doubles the next one, up to LONGEST_SECONDS, or to what
+#: DingTalk itself asks for where that is longer.
+QUIET_SECONDS = 30
+LONGEST_SECONDS = 60
+
+#: Seconds in which a process that has no limit need not look again whether there is a pause.
+NO_LIMIT_SECONDS = 0.05
 
 #: µs by which a caller may come late to its time, as DingTalk's limit has room for that; then it gets another time.
 #: It also finds out so that Redis' clock stepped forward, past times that sleepers hold.
@@ -31,7 +39,7 @@ LATE_US = 300_000
 
 # KEYS of all scripts, A being the app and C the call:
 #   1 bridge:budget            hash: now and shift (the clock, below), pause (until when nobody calls anything)
-#   2 bridge:budget:pause:A:C  until when nobody makes this call
+#   2 bridge:budget:pauses     hash, by "A C": until when nobody makes this call, how often that was doubled, the code
 #   3 bridge:budget:slots:A:C  list: the times of the latest calls granted, newest first; some lie ahead
 #   4 bridge:budget:bulk:A:C   list: of these, the times given to bulk callers
 # Times are µs. Redis' clock may step back; `now` does not: it stands still for one call and runs on from there (shift).
@@ -48,13 +56,19 @@ local function whole(number) return string.format('%.0f', number) end
 redis.call('HSET', KEYS[1], 'now', whole(now), 'shift', whole(shift))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
+_TILL = """
+local function pause_of(field)
+  local till, doubled = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+) (%d+)')
+  return tonumber(till or 0), tonumber(doubled or 0)
+end
+"""
 # ARGV: forget s, limit, burst, window µs, bulk limit (0: live), patience µs, longest wait µs, late µs,
-#   held: the time given before, or 0
+#   "A C", held: the time given before, or 0
 # Returns {wait µs, time}; time 0: nothing given, look again after the wait; wait below 0: it would take too long.
 _ACQUIRE = """
 local limit, burst, window, bulk = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local held = tonumber(ARGV[9])
-pause = math.max(pause, tonumber(redis.call('GET', KEYS[2]) or 0))
+local held = tonumber(ARGV[10])
+pause = math.max(pause, (pause_of(ARGV[9])))
 if held > 0 and held >= pause and held > now - ARGV[8] then return {0, held} end
 if pause - now > tonumber(ARGV[6]) then return {now - pause, 0} end
 local slot = math.max(now, pause)
@@ -81,24 +95,74 @@ if limit > 0 then
 end
 return {wait, slot}
 """
-# ARGV: forget s, µs
+# ARGV: forget s, µs, "A C", code, quiet µs, longest µs
+# Returns whether a pause began: who called before it, and is refused too, only keeps it as long as asked for.
 _PAUSE = """
-local till = math.max(now + ARGV[2], tonumber(redis.call('GET', KEYS[2]) or 0))
-redis.call('SET', KEYS[2], whole(till), 'EX', ARGV[1])
+local wait, till, doubled = tonumber(ARGV[2]), pause_of(ARGV[3])
+local begins = now >= till
+if begins then
+  doubled = now < till + ARGV[5] and doubled + 1 or 0
+  wait = math.min(wait * 2 ^ doubled, math.max(wait, tonumber(ARGV[6])))
+end
+till = math.max(now + wait, till)
+redis.call('HSET', KEYS[2], ARGV[3], whole(till) .. ' ' .. whole(doubled) .. ' ' .. ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+return begins and 1 or 0
 """
 _PAUSE_ALL = "redis.call('HSET', KEYS[1], 'pause', whole(math.max(now + ARGV[2], pause)))"
 _NO_LIMIT_US = 2**53
+_CLOCK_KEY, _PAUSES_KEY = "bridge:budget", "bridge:budget:pauses"
+
+
+class Pause(NamedTuple):
+    """A call that nobody makes now, for how many seconds more, and DingTalk's code for it."""
+
+    app: str
+    call: str
+    seconds: float
+    code: str
+
+    @property
+    def quota_spent(self) -> bool:
+        """Whether it lasts until somebody buys quota, or the month ends."""
+        return isinstance(from_code(self.code, "", self.call), QuotaSpent)
+
+
+class Paused(NamedTuple):
+    """What is paused at present: for how many seconds all calls, and which single ones."""
+
+    all_seconds: float
+    calls: list[Pause]
+
+
+def paused(redis: Redis) -> Paused:
+    """The pauses that last, for people. Raises RedisError."""
+    with redis.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.hmget(_CLOCK_KEY, "shift", "pause")
+        pipeline.hgetall(_PAUSES_KEY)
+        (seconds, micros), (shift, all_till), pauses = pipeline.execute()
+    now = seconds * 1_000_000 + micros + int(shift or 0)
+    calls = []
+    for field, value in sorted(pauses.items()):
+        app, call = field.decode().split(" ", 1)
+        till, _, code = value.decode().split(" ", 2)
+        if int(till) > now:
+            calls.append(Pause(app, call, (int(till) - now) / 1e6, code))
+    return Paused(max(0.0, (int(all_till or 0) - now) / 1e6), calls)
 
 
 class Budget:
     """At most `per_second` calls of one API by one app in any second; 0 is no limit. Thread-safe; raises RedisError."""
 
     def __init__(self, redis: Redis, per_second: int) -> None:
-        self._acquire = redis.register_script(_CLOCK + _ACQUIRE)
-        self._pause = redis.register_script(_CLOCK + _PAUSE)
+        self._acquire = redis.register_script(_CLOCK + _TILL + _ACQUIRE)
+        self._pause = redis.register_script(_CLOCK + _TILL + _PAUSE)
         self._pause_all = redis.register_script(_CLOCK + _PAUSE_ALL)
         self._bulk_limit = max(1, per_second - LIVE_ONLY)
         self._limits = [FORGET_SECONDS, per_second, max(1, per_second // BURSTS), WINDOW_US]
+        self._limited = per_second > 0
+        self._free_until: dict[tuple[str, str], float] = {}
         self._bulk_turns: dict[tuple[str, str], threading.Lock] = {}
 
     def acquire(self, app: str, call: str, *, live: bool = True, deadline: float | None = None) -> None:
@@ -108,6 +172,11 @@ class Budget:
         deadline: on time.monotonic()'s clock; a call that could be made only after it raises Throttled at once.
         So does a pause that lasts longer than PATIENCE_SECONDS.
         """
+        if not self._limited:
+            if time.monotonic() > self._free_until.get((app, call), 0.0):
+                self._wait(app, call, 0, deadline)
+                self._free_until[app, call] = time.monotonic() + NO_LIMIT_SECONDS
+            return
         if live:
             self._wait(app, call, 0, deadline)
             return
@@ -120,12 +189,19 @@ class Budget:
         finally:
             turn.release()
 
-    def pause(self, app: str, call: str, seconds: float) -> None:
-        """Nobody makes this call of this app for so long."""
-        self._pause(keys=_keys(app, call), args=[FORGET_SECONDS, int(seconds * 1e6)])
+    def pause(self, app: str, call: str, seconds: float, code: str) -> bool:
+        """Nobody makes this call of this app for so long, and longer each time that this comes again soon.
+
+        Whether a pause began: not where one was under way.
+        """
+        self._free_until.clear()
+        lengths = [int(length * 1e6) for length in (QUIET_SECONDS, LONGEST_SECONDS)]
+        args: list[str | int] = [FORGET_SECONDS, int(seconds * 1e6), f"{app} {call}", code or "?", *lengths]
+        return bool(self._pause(keys=_keys(app, call), args=args))
 
     def pause_all(self, seconds: float) -> None:
         """Nobody makes any call for so long: DingTalk blocks this address."""
+        self._free_until.clear()
         self._pause_all(keys=_keys("", ""), args=[FORGET_SECONDS, int(seconds * 1e6)])
 
     def _wait(self, app: str, call: str, bulk_limit: int, deadline: float | None) -> None:
@@ -134,7 +210,8 @@ class Budget:
         held, due = 0, 0.0
         while True:
             longest = _NO_LIMIT_US if deadline is None else max(0, int((deadline - time.monotonic()) * 1e6))
-            args = [*self._limits, bulk_limit, int(PATIENCE_SECONDS * 1e6), longest, LATE_US, held]
+            args: list[str | int] = [*self._limits, bulk_limit, int(PATIENCE_SECONDS * 1e6), longest, LATE_US]
+            args += [f"{app} {call}", held]
             wait_us, slot = self._acquire(keys=keys, args=args)
             if wait_us < 0:
                 raise _too_late(call, -wait_us / 1e6)
@@ -147,7 +224,7 @@ class Budget:
 
 
 def _keys(app: str, call: str) -> list[str]:
-    return ["bridge:budget", *(f"bridge:budget:{part}:{app}:{call}" for part in ("pause", "slots", "bulk"))]
+    return [_CLOCK_KEY, _PAUSES_KEY, *(f"bridge:budget:{part}:{app}:{call}" for part in ("slots", "bulk"))]
 
 
 def _too_late(call: str, wait: float) -> Throttled:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+import structlog
 import urllib3
 
 from workers import answers
@@ -19,6 +20,7 @@ from workers.errors import (
     AddressBanned,
     ApiError,
     Misconfigured,
+    QuotaSpent,
     Throttled,
     TokenExpired,
     Transient,
@@ -52,6 +54,7 @@ MESSAGE_LENGTH = 200
 
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "dingbridge"}
 _PERSONAL = re.compile(r"[0-9]{11,}|\S+@\S+")
+log = structlog.get_logger()
 _SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
 
 
@@ -209,14 +212,21 @@ class DingTalk:
             return _read(call, read, _checked(call, response, private))
         except ApiError as error:
             outcome = type(error).__name__
-            if isinstance(error, AddressBanned):
-                self._budget.pause_all(error.wait)
-            elif isinstance(error, Throttled):
-                self._budget.pause(self._app, call, error.wait)
+            if isinstance(error, Throttled):
+                self._pause(error)
             raise
         finally:
             if self._observe is not None:
                 self._observe(call, outcome, time.perf_counter() - begun)
+
+    def _pause(self, error: Throttled) -> None:
+        """For every worker on every host; said once, loudly where it does not pass by itself."""
+        if isinstance(error, AddressBanned):
+            self._budget.pause_all(error.wait)
+            log.error("DingTalk blocks this address: all calls pause", seconds=error.wait, code=error.code)
+        elif self._budget.pause(self._app, error.call, error.wait, error.code):
+            say = log.error if isinstance(error, QuotaSpent) else log.warning
+            say("a call pauses", app=self._app, call=error.call, code=error.code, reason=error.__doc__)
 
     def _send(
         self, call: str, query: dict[str, str], body: Json | None, timeout: urllib3.Timeout

@@ -13,6 +13,8 @@ QPS_WAIT = 1.0
 BAN_WAIT = 10.0
 #: Seconds; a limit per minute has room again at the latest then.
 QPM_WAIT = 60.0
+#: Seconds until it is tried whether a spent quota was raised.
+QUOTA_WAIT = 600.0
 #: Seconds; how long DingTalk blocks an address that made too many calls, for all APIs (KB-A/0012).
 ADDRESS_WAIT = 300.0
 
@@ -55,7 +57,7 @@ class AddressBanned(Throttled):
     """DingTalk blocks this address for all APIs; ask again after the wait"""
 
 
-class QuotaSpent(ApiError):
+class QuotaSpent(Throttled):
     """the organisation's monthly API quota is spent; it has to buy more or wait for the next month"""
 
 
@@ -118,6 +120,8 @@ def from_code(code: str, message: str, call: str) -> ApiError:
         return Throttled(code, message, call, QPM_WAIT)
     if code == "90001":
         return AddressBanned(code, message, call, BAN_WAIT)
+    if code == "90020" or "ApiCountLimit" in code:
+        return QuotaSpent(code, message, call, QUOTA_WAIT)
     return _kind(code)(code, message, call)
 
 
@@ -130,8 +134,6 @@ def _kind(code: str) -> type[ApiError]:
         return TokenExpired
     if code in _BAD_REQUEST:
         return BadRequest
-    if code == "90020" or "ApiCountLimit" in code:
-        return QuotaSpent
     if code in _MENDS or code.startswith("Forbidden."):
         return Misconfigured
     return Transient

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import NamedTuple
 
 from bridge import events
@@ -18,7 +19,7 @@ from workers.store.draft import Absence, Cause, Change, Draft
 from workers.store.ledger import Owed, Status, Verdict
 from workers.store.reads import Due, Priority, Taken
 
-#: Rounds after which what is always overtaken is left to a later attempt.
+#: Rounds without avail after which what is always overtaken is left to a later attempt.
 MAX_ROUNDS = 10
 #: Seconds until a read that DingTalk did not answer is tried again, doubled with each attempt up to the second.
 RETRY_SECONDS = (2.0, 900.0)
@@ -89,11 +90,18 @@ class _Course:
 class Folder:
     """Applies batches of events and of reads that are due."""
 
-    def __init__(self, refresher: Refresher, registry: Registry, settle_seconds: float) -> None:
+    def __init__(
+        self, refresher: Refresher, registry: Registry, settle_seconds: float, at_once: int | None = None
+    ) -> None:
+        """`at_once`: how many are read before what was read is committed; None for all.
+
+        More than the budget grants soon would wait in vain, and a read counts from the time before that wait.
+        """
         self._refresher = refresher
         self._registry = registry
         self._settle = round(settle_seconds * SECOND)
         self._lives = Lives(refresher.store, settle_seconds)
+        self._at_once = at_once
 
     def apply(self, batch: Sequence[Waiting], taken: Sequence[Taken] = ()) -> Outcome:
         """Read once what these events and reads need; commit it with the events' final rows.
@@ -106,13 +114,26 @@ class Folder:
         outcome.final |= dict.fromkeys(known, "applied")
         courses = [_Course(item, events.entities(item.event)) for item in batch if item.event.id not in known]
         open_reads = {read.entity: read for read in taken}
-        for _ in range(MAX_ROUNDS):
+        in_vain, most = 0, _left(courses, open_reads)
+        while in_vain < MAX_ROUNDS:
             if not courses and not open_reads:
                 return outcome
             courses, open_reads = self._round(courses, open_reads, outcome)
+            left = _left(courses, open_reads)
+            in_vain = in_vain + 1 if left == most else 0
+            most = left
         overtaken = Throttled("overtaken", "others write it all the time")
         outcome.errors |= {course.id: overtaken for course in courses}
         return outcome
+
+    def unread_since(self, moment: Moment, entities: Sequence[Entity]) -> list[Entity]:
+        """Those of which no read is committed that began after that moment."""
+        committed = self._refresher.note(entities).committed
+        return [
+            entity
+            for entity in entities
+            if not ((read := committed.get(entity)) and read.life == moment.life and read.micros > moment.micros)
+        ]
 
     def fail(self, item: Waiting, reason: str) -> None:
         """Give an event up for good, with the reason; a final row that it has already stays."""
@@ -128,8 +149,9 @@ class Folder:
         noted = self._refresher.note(left | taken.keys())
         self._lives.see(noted.moment)
         owners = _fold(courses, noted)
-        wanted = {entity: read.priority < Priority.HEAL for entity, read in taken.items()}
-        wanted |= dict.fromkeys(owners, True)
+        wanted = dict.fromkeys(owners, True)
+        wanted |= {entity: entity in owners or read.priority < Priority.HEAL for entity, read in taken.items()}
+        wanted = dict(islice(wanted.items(), self._at_once))
         answers, errors = self._refresher.read(wanted)
         _judge_dissolution(courses, answers)
         causes = {entity: Cause(read.event_id, read.priority >= Priority.COPY) for entity, read in taken.items()}
@@ -236,6 +258,11 @@ def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
             else:
                 owners.setdefault(entity, course)
     return owners
+
+
+def _left(courses: Iterable[_Course], taken: Mapping[Entity, Taken]) -> int:
+    """How much is still to be done: nothing less after a round that was in vain."""
+    return sum(1 + len(course.left()) for course in courses) + len(taken)
 
 
 def _judge_dissolution(courses: Iterable[_Course], answers: dict[Entity, Answer]) -> None:

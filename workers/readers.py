@@ -38,6 +38,7 @@ class Readers:
     def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
         """The answers, and what stood against the others. The value of each tells whether somebody waits for it."""
         results = [self._try(*item) for item in wanted.items()] if len(wanted) == 1 else self._read_many(wanted)
+        results = self._with_levels(wanted, results)
         answers: dict[Entity, Answer] = {}
         errors: dict[Entity, ApiError] = {}
         for entity, result in zip(wanted, results, strict=True):
@@ -52,6 +53,28 @@ class Readers:
 
     def _read_many(self, wanted: Mapping[Entity, bool]) -> list[Answer | ApiError]:
         return list(self._pool.map(self._try, wanted.keys(), wanted.values()))
+
+    def _with_levels(self, wanted: Mapping[Entity, bool], results: list[Answer | ApiError]) -> list[Answer | ApiError]:
+        """Who is an admin is told of which level: by one more call for each corp, where there is one at all."""
+        live: dict[str, bool] = {}
+        for (entity, waited_for), result in zip(wanted.items(), results, strict=True):
+            if isinstance(result, User) and result.admin is True:
+                live[entity.corp_id] = waited_for or live.get(entity.corp_id, False)
+        levels = {corp_id: self._levels(corp_id, waited_for) for corp_id, waited_for in live.items()}
+        return [
+            _with_level(result, levels[entity.corp_id]) if isinstance(result, User) and result.admin is True else result
+            for entity, result in zip(wanted, results, strict=True)
+        ]
+
+    def _levels(self, corp_id: str, live: bool) -> Mapping[str, int] | ApiError:
+        client = self.client(corp_id)
+        assert client is not None  # noqa: S101 - it has just answered
+        try:
+            return dict(client.admins(live=live))
+        except (Gone, Hidden) as error:  # of the list, which says nothing of its people
+            return Transient(error.code, error.message, error.call)
+        except ApiError as error:
+            return error
 
     def _try(self, entity: Entity, live: bool) -> Answer | ApiError:
         try:
@@ -76,3 +99,10 @@ class Readers:
         if entity.kind == "department":
             return client.department(int(entity.id), live=live)
         return client.role_groups(live=live)
+
+
+def _with_level(user: User, levels: Mapping[str, int] | ApiError) -> User | ApiError:
+    if isinstance(levels, ApiError):
+        return levels
+    user.admin_level = levels.get(user.userid)
+    return user

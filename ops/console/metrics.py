@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from ops.console import applied
 from ops.console.backlog import Backlog
 from ops.console.sources import Fault, Sources
+from workers import budget
 from workers.clock import LEADER_KEY
-from workers.moment import SECOND
 from workers.store import failed_lists
 from workers.store.comparisons import Outcome
 
@@ -130,13 +130,18 @@ def _reads(reads: applied.Reads) -> Metric:
 
 
 def _upkeep(connection: redis.Redis) -> Iterator[Metric]:
-    """Whether a clock leads, and whether DingTalk blocks this address (workers/budget.py)."""
+    """Whether a clock leads, and what DingTalk does not let us call."""
     try:
-        leads, pause = bool(connection.exists(LEADER_KEY)), connection.hget("bridge:budget", "pause")
+        leads, paused = bool(connection.exists(LEADER_KEY)), budget.paused(connection)
     except redis.RedisError:
         return  # it went away since the queues were read
     clock = _gauge("clock_leads", "Whether a clock does the scheduled upkeep.")
     clock.add_metric([], float(leads))
     blocked = _gauge("api_blocked_seconds", "How long DingTalk still blocks this address for all APIs.")
-    blocked.add_metric([], max(0.0, int(pause or 0) / SECOND - time.time()))
-    yield from (clock, blocked)
+    blocked.add_metric([], paused.all_seconds)
+    pauses = _gauge("api_paused_seconds", "How long a call is still not made after a throttle.", "app", "call", "code")
+    for pause in paused.calls:
+        pauses.add_metric([pause.app, pause.call, pause.code], pause.seconds)
+    spent = _gauge("api_quota_spent", "Whether a monthly API quota is spent: somebody has to buy more.")
+    spent.add_metric([], float(any(pause.quota_spent for pause in paused.calls)))
+    yield from (clock, blocked, pauses, spent)

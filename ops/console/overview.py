@@ -1,6 +1,6 @@
 """The front page, whose parts refresh themselves, and the page of one event."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, render_template, request
@@ -10,6 +10,7 @@ from bridge.events import job_id, queue_names
 from ops.console import applied, words
 from ops.console.backlog import Backlog
 from ops.console.sources import Fault, Sources
+from workers.budget import Paused
 
 #: Seconds that the first event of a queue may wait before the page points at it.
 LATE_SECONDS = 60
@@ -80,9 +81,28 @@ def _glance(sources: Sources, _status: str | None) -> Mapping[str, Any]:
         "backlog": None if isinstance(backlog, Fault) else backlog,
         "lag": None if isinstance(lag, Fault) else lag,
         "reads": None if isinstance(reads, Fault) else reads,
-        "banners": [*faults, *_warnings(backlog), *([] if isinstance(compared, Fault) else _stopped(compared))],
+        "banners": [
+            *faults,
+            *_alarms(sources.paused()),
+            *_warnings(backlog),
+            *([] if isinstance(compared, Fault) else _stopped(compared)),
+        ],
         "late": LATE_SECONDS,
     }
+
+
+def _alarms(paused: Paused | Fault) -> Iterator[str]:
+    """What keeps DingTalk from being asked, but for throttles that pass within a minute."""
+    if isinstance(paused, Fault):
+        return
+    if paused.all_seconds:
+        yield f"DingTalk blocks this address: no call is made for {words.span(paused.all_seconds)}; events wait."
+    for pause in paused.calls:
+        if pause.quota_spent:
+            yield (
+                f"The monthly API quota of {pause.app}'s organisation is spent ({pause.code}): {pause.call} is not"
+                " called. Buy more at DingTalk, or wait for the next month; it goes on by itself."
+            )
 
 
 def _warnings(backlog: Backlog | Fault) -> list[str]:

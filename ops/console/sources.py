@@ -10,6 +10,8 @@ from sqlalchemy.engine import Connection
 
 from ops.console import backlog
 from ops.console.backlog import Backlog
+from workers import budget
+from workers.budget import Paused
 from workers.errors import DatastoreOutdated
 from workers.store import migrate
 from workers.store.engine import Store
@@ -46,6 +48,13 @@ class Sources:
             except redis.RedisError:
                 self._redis_away_until = time.monotonic() + AWAY_SECONDS
         return Fault(REDIS_AWAY)
+
+    def paused(self) -> Paused | Fault:
+        """Which of DingTalk's calls are not made at present."""
+        try:
+            return budget.paused(self.connection)
+        except redis.RedisError:
+            return Fault(REDIS_AWAY)
 
     def ask(self, question: Callable[[Connection], T]) -> T | Fault:
         """The datastore's answer."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import socket
 import subprocess
@@ -166,7 +167,49 @@ def test_sync_copies_everything(place: Installation) -> None:
     shown = dingbridge("sync", "--corp", CORP, "--json", environ=place.environment(), folder=place.folder)
     assert shown.returncode == 0, shown.stderr
     truth = place.simulator.truth("acme")
-    assert json.loads(shown.stdout)["entities"] == len(truth["users"]) + len(truth["departments"]) + 1
+    result = json.loads(shown.stdout)
+    assert result["entities"] == len(truth["users"]) + len(truth["departments"]) + 1
+    assert result["faults"] == []
+    assert result["seconds"] > 0
+    assert result["calls"] == place.simulator.calls.as_dict()["calls"]
+    # Nobody looks at a terminal here.
+    assert "\x1b" not in shown.stderr
+
+
+def test_sync_shows_people_how_far_it_is(place: Installation) -> None:
+    place.simulator.faults.latency_ms = 300
+    ours, theirs = pty.openpty()
+    given = place.environment() | {"TERM": "xterm", "COLUMNS": "140"}
+    command = [sys.executable, "-m", "ops", "sync"]
+    with subprocess.Popen(command, env=given, cwd=place.folder, stderr=theirs, stdout=subprocess.PIPE) as process:
+        os.close(theirs)
+        seen = "".join(iter(lambda: read_terminal(ours), ""))
+        assert process.stdout is not None
+        told = process.stdout.read().decode()
+    os.close(ours)
+    assert process.returncode == 0
+    for words in (f"{CORP}: listing departments", f"{CORP}: reading", "/s", "left"):
+        assert words in seen
+    assert re.search(
+        r"departments, people and role lists copied in \d+ s; calls made:\n +\d+ /topapi/v2/user/get", told
+    )
+
+
+def read_terminal(descriptor: int) -> str:
+    """What comes next; "" at the end, which Linux tells as an error."""
+    try:
+        return os.read(descriptor, 65536).decode()
+    except OSError:
+        return ""
+
+
+def test_what_sync_could_not_copy_is_named(place: Installation) -> None:
+    access = place.simulator.app("acme").access
+    access.permissions = access.permissions - {"qyapi_get_department_list"}
+    shown = dingbridge("sync", environ=place.environment(), folder=place.folder)
+    assert shown.returncode == 1
+    assert "department 1 cannot be listed: " in shown.stderr
+    assert "give the app this API permission" in shown.stderr
 
 
 def test_recover_reads_the_failed_list_and_says_what_came(place: Installation) -> None:

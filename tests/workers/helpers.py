@@ -134,6 +134,7 @@ class Desk:
     script: Script = field(default_factory=Script)
     registry: Registry = field(default_factory=Registry)
     settle_seconds: float = 60.0
+    at_once: int | None = None
 
     @property
     def refresher(self) -> Refresher:
@@ -141,7 +142,7 @@ class Desk:
 
     @property
     def folder(self) -> Folder:
-        return Folder(self.refresher, self.registry, self.settle_seconds)
+        return Folder(self.refresher, self.registry, self.settle_seconds, self.at_once)
 
     def write(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.budget import Budget
+from workers.budget import QUIET_SECONDS, Budget, paused
 from workers.errors import Throttled
 
 CALL = "/topapi/v2/user/get"
@@ -127,17 +127,36 @@ def test_a_granted_call_takes_one_round_trip_and_a_waiting_one_two(connect: Call
 def test_no_limit_still_pauses(connect: Callable[[], Watched]) -> None:
     budget = Budget(connect(), 0)
     assert seconds(lambda: call(budget, 200)) < 2
-    budget.pause("acme", CALL, 0.4)
+    budget.pause("acme", CALL, 0.4, "90018")
     assert 0.35 < seconds(lambda: budget.acquire("acme", CALL)) < 1.5
 
 
 def test_a_pause_stops_one_api_on_every_host(connect: Callable[[], Watched]) -> None:
     one, two = Budget(connect(), 100), Budget(connect(), 100)
     two.acquire("acme", CALL)
-    one.pause("acme", CALL, 0.5)
-    one.pause("acme", CALL, 0.1)  # a shorter one does not end it
+    assert one.pause("acme", CALL, 0.5, "90018")
+    assert not one.pause("acme", CALL, 0.1, "90018")  # a shorter one does not end it
     assert seconds(lambda: two.acquire("acme", "/topapi/role/list")) < 0.2
     assert 0.35 < seconds(lambda: two.acquire("acme", CALL)) < 1.5
+
+
+def test_a_throttle_that_comes_again_soon_pauses_longer(connect: Callable[[], Watched]) -> None:
+    client = connect()
+    budget = Budget(client, 100)
+
+    def pause(seconds: float, code: str = "90018") -> float:
+        """How long it pauses; time goes on to its end."""
+        assert budget.pause("acme", CALL, seconds, code)
+        (found,) = paused(client).calls
+        assert (found.app, found.call, found.code, found.quota_spent) == ("acme", CALL, code, code == "90020")
+        step_clock(client, found.seconds + 0.001)
+        assert paused(client).calls == []
+        return found.seconds
+
+    assert [pause(4) for _ in range(6)] == pytest.approx([4, 8, 16, 32, 60, 60], abs=2)
+    assert pause(600, "90020") == pytest.approx(600, abs=2)
+    step_clock(client, QUIET_SECONDS)
+    assert [pause(4), pause(10)] == pytest.approx([4, 20], abs=2)
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -155,7 +174,7 @@ def test_who_waits_already_honours_a_pause(connect: Callable[[], Watched]) -> No
     waiting = threading.Thread(target=budget.acquire, args=("acme", CALL))
     begun = time.monotonic()
     waiting.start()
-    budget.pause("acme", CALL, 1.2)
+    budget.pause("acme", CALL, 1.2, "90018")
     waiting.join(10)
     assert 1.1 < time.monotonic() - begun < 2.5
 

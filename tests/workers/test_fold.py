@@ -67,6 +67,20 @@ class TestFolding:
         assert outcome.final == desk.statuses() == expected
         assert outcome.errors == {}
 
+    def test_more_than_is_read_at_once_is_committed_in_parts(self, desk: Desk) -> None:
+        """What others have read meanwhile is not read again, and reads that are due come after the events'."""
+        desk.at_once = 2
+        people = [f"u{number}" for number in range(12 * fold.MAX_ROUNDS)]
+        knows(desk, {user(userid): a_user(userid) for userid in [*people, "due"]})
+        due = taken(desk, user("due"))
+        desk.script.meanwhile = lambda: desk.write({user(people[-1]): a_user(people[-1])})
+        outcome = desk.apply(an_event(users=people, event_id="e1"), taken=due)
+        assert outcome.final == desk.statuses() == {"e1": "applied"}
+        assert desk.script.asked == [user(userid) for userid in [*people[:-1], "due"]]
+        begun = [desk.user(userid)["read_begun"] for userid in people[:-1]]
+        assert begun == sorted(begun)
+        assert len(set(begun)) == len(begun) // 2 + 1
+
     def test_the_change_tells_the_event_it_was_read_for(self, desk: Desk) -> None:
         knows(desk, {U1: a_user()})
         desk.apply(an_event(users=["u1"], event_id="e1"), an_event(users=["u1"], event_id="e2"))

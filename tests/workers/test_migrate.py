@@ -21,7 +21,7 @@ PROMISED = {
     "departments": "corp_id dept_id parent_id name sort_order manager_userids deleted_at fetched_at raw",
     "users": (
         "corp_id userid unionid name title mobile email job_number manager_userid active admin boss senior visible"
-        " hired_at deleted_at fetched_at raw"
+        " admin_level hired_at deleted_at fetched_at raw"
     ),
     "department_members": "corp_id dept_id userid leader sort_order",
     "role_groups": "corp_id group_id name deleted_at fetched_at",

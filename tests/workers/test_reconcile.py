@@ -110,7 +110,9 @@ def field_of(name: str, value: Any) -> Silent:
     def change(place: Installation) -> set[tuple[str, str, str]]:
         user = somebody(place)
         rewrite(place, user, **{name: value})
-        return {("user", user.userid, {"admin_level": "admin", "hired_date": "hired_at"}.get(name, name))}
+        # The lists tell the level; a read tells both.
+        fields = {"admin_level": ("admin", "admin_level"), "hired_date": ("hired_at",)}.get(name, (name,))
+        return {("user", user.userid, field) for field in fields}
 
     return change
 

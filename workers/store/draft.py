@@ -127,9 +127,25 @@ def key_columns(table: Table) -> list[str]:
     return [column.name for column in table.primary_key.columns]
 
 
-def matches(table: Table, keys: Collection[Key]) -> sa.ColumnElement[bool]:
+def has_values(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa.ColumnElement[bool]:
+    """Rows whose columns have one of these sets of values.
+
+    Not as `(a, b) IN (…)`: SQLite looks through the whole table for that.
+    """
+    *first, last = columns
+    values: dict[Key, list[Any]] = {}
+    for key in keys:
+        values.setdefault(key[:-1], []).append(key[-1])
+    groups = (
+        sa.and_(*(column == value for column, value in zip(first, prefix, strict=True)), last.in_(listed))
+        for prefix, listed in values.items()
+    )
+    return sa.or_(sa.false(), *groups)
+
+
+def matches(table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
     """Rows of these primary keys."""
-    return sa.tuple_(*table.primary_key.columns).in_(list(keys))
+    return has_values(list(table.primary_key.columns), keys)
 
 
 def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:

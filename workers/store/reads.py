@@ -1,6 +1,6 @@
 """Table `reads`: what is due to be read though no event asks for it – echoes, marks, the frontier of a copy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.draft import insert_ignoring, matches, upsert
+from workers.store.draft import insert_ignoring, key_columns, matches, upsert
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
@@ -84,6 +84,43 @@ def add(connection: Connection, wanted: Iterable[Due]) -> int:
     return len(connection.scalars(statement, rows).all())
 
 
+def add_copy(connection: Connection, entities: Collection[Entity], due_at: int) -> int:
+    """Note reads of a full copy; how many are new. What is noted already stays, but what was tried in vain is due.
+
+    Users come after all that is due at the same time: one whose department is not there yet would ask for it again.
+    """
+    keys = {(entity.corp_id, entity.kind, entity.id): entity for entity in sorted(entities)}
+    if not keys:
+        return 0
+    known = {
+        tuple(row) for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(reads, keys)))
+    }
+    connection.execute(
+        sa.update(reads)
+        .where(matches(reads, known), reads.c.attempts > 0)
+        .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1)
+    )
+    new = [
+        dict(zip(key_columns(reads), key, strict=True))
+        | {"due_at": due_at + (key[1] == "user"), "priority": int(Priority.COPY), "cause": "copy"}
+        for key in keys
+        if key not in known
+    ]
+    if new:
+        connection.execute(insert_ignoring(connection, reads), new)
+    return len(new)
+
+
+def resume_copy(connection: Connection, corp_id: str, now: int) -> None:
+    """What a copy that was killed had taken, or tried in vain, is due at `now`."""
+    tried = sa.or_(reads.c.taken_until > now, reads.c.attempts > 0)
+    connection.execute(
+        sa.update(reads)
+        .where(reads.c.corp_id == corp_id, reads.c.priority == int(Priority.COPY), tried)
+        .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
+    )
+
+
 def take(connection: Connection, now: int, limit: int, priority: Priority, corp_id: str | None = None) -> list[Taken]:
     """Up to `limit` reads that are due at `now` (Redis' microseconds) and that no worker is at.
 
@@ -148,6 +185,12 @@ def next_due(connection: Connection) -> int | None:
 def waiting(connection: Connection, corp_id: str, priority: Priority) -> int:
     """How many reads are noted for a corp that no event led to, none less urgent than `priority`."""
     mine = (reads.c.corp_id == corp_id, reads.c.priority <= int(priority), reads.c.event_id.is_(None))
+    return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
+
+
+def copying(connection: Connection, corp_id: str) -> int:
+    """How many reads of a full copy are noted for a corp."""
+    mine = (reads.c.corp_id == corp_id, reads.c.priority == int(Priority.COPY))
     return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
 
 

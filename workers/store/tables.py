@@ -108,6 +108,7 @@ users = Table(
     Column("work_place", Text),
     Column("remark", Text),
     Column("extension", Text),
+    Column("admin_level", Integer),  # 1 main, 2 sub; NULL for whoever is none
     *_guard(),
     Index(None, "corp_id", "unionid"),
 )
@@ -150,7 +151,8 @@ role_members = Table(
     Column("corp_id", Text, primary_key=True),
     Column("role_id", BigInteger, primary_key=True, autoincrement=False),
     Column("userid", Text, primary_key=True),
-    Index(None, "corp_id", "userid"),
+    # With its role_id, or SQLite takes the primary key and looks through the whole corp.
+    Index(None, "corp_id", "userid", "role_id"),
 )
 
 suites = Table(
@@ -241,6 +243,7 @@ reads = Table(
     Column("error", Text),
     Column("version", BigInteger, nullable=False, server_default="1"),
     Index(None, "priority", "due_at"),
+    Index(None, "corp_id", "priority", "due_at"),
     Index(None, "due_at"),
 )
 
@@ -270,6 +273,26 @@ lives = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("run_id", Text, nullable=False),
     Column("seen_at", Timestamp, nullable=False),
+)
+
+#: Full copies under way; a row goes when its copy is complete.
+copies = Table(
+    "copies",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("begun_at", BigInteger, nullable=False),  # Redis' microseconds
+    Column("begun_life", Text, nullable=False),  # and that Redis' life
+    Column("found", BigInteger, nullable=False, server_default="0"),  # entities noted so far
+)
+
+#: The departments that a copy has come upon, the nearest to its roots listed first.
+copy_departments = Table(
+    "copy_departments",
+    metadata,
+    Column("corp_id", Text, primary_key=True),
+    Column("dept_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("depth", Integer, nullable=False),
+    Column("listed", Boolean),  # NULL: not yet; false: it could not be
 )
 
 #: Jobs owed to users' functions; a row goes when its job has been done.

@@ -1,17 +1,31 @@
 """Write users with their memberships: both belong to the user's row and are written under its version."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from msgspec import UNSET
+from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
 from workers.answers import User
 from workers.store import tables
-from workers.store.draft import Absence, Draft, Key, Row, alive, data, insert_ignoring, lock, matches, seen, update
+from workers.store.draft import (
+    Absence,
+    Draft,
+    Key,
+    Row,
+    alive,
+    data,
+    has_values,
+    insert_ignoring,
+    lock,
+    matches,
+    seen,
+    update,
+)
 from workers.store.tables import department_members, role_members, users
 
 #: Fields that are empty when the API leaves them out.
@@ -39,6 +53,7 @@ def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
     rows: list[Row] = []
     joined: dict[Entity, set[int]] = {}
     assigned: dict[Entity, set[int]] = {}
+    before_departments, before_roles = dict(departments), dict(roles)
     for entity, row in held.items():
         answer = answers[entity]
         rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
@@ -54,8 +69,9 @@ def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
         before = _whole(row, old_departments, old_roles) if seen(row) else None
         draft.log(entity, "user", entity.id, before, _whole(rows[-1], new_departments, new_roles))
         departments[entity], roles[entity] = new_departments, new_roles
-        _replace(draft, entity, (old_departments, new_departments), (old_roles, new_roles))
     update(draft.tx, users, rows)
+    _replace_departments(draft.tx, before_departments, departments)
+    _replace_roles(draft.tx, before_roles, roles)
     _mark_unknown(draft, joined, assigned)
 
 
@@ -82,6 +98,7 @@ def _values(draft: Draft, row: Row, answer: User | Absence) -> dict[str, Any]:
     if isinstance(answer, User):
         kept = {name: row[name] for name in (*KEPT_FIELDS, "hired_at")}
         values = dict.fromkeys(PLAIN_FIELDS) | kept | told(answer)
+        values["admin_level"] = answer.admin_level
         return values | {"visible": True, "deleted_at": None, "fetched_at": draft.at, "raw": answer.raw}
     if answer is Absence.HIDDEN:
         return {"visible": False, "deleted_at": None}
@@ -104,7 +121,7 @@ def _memberships(
     roles: dict[Entity, set[int]] = {entity: set() for entity in held}
     by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
     for table in (department_members, role_members):
-        query = sa.select(table).where(sa.tuple_(table.c.corp_id, table.c.userid).in_(list(by_key)))
+        query = sa.select(table).where(has_values([table.c.corp_id, table.c.userid], by_key))
         for row in connection.execute(query).mappings():
             entity = by_key[row["corp_id"], row["userid"]]
             if table is department_members:
@@ -114,28 +131,37 @@ def _memberships(
     return departments, roles
 
 
-def _replace(
-    draft: Draft, entity: Entity, departments: tuple[Memberships, Memberships], roles: tuple[set[int], set[int]]
+def _replace_departments(
+    connection: Connection, before: Mapping[Entity, Memberships], after: Mapping[Entity, Memberships]
 ) -> None:
-    corp, user = entity.corp_id, entity.id
-    old, new = departments
-    stale = [(corp, dept, user) for dept in old if new.get(dept) != old[dept]]
+    stale: list[Key] = []
+    fresh: list[Row] = []
+    for entity, old in before.items():
+        corp, user, new = entity.corp_id, entity.id, after[entity]
+        stale += [(corp, dept, user) for dept in old if new.get(dept) != old[dept]]
+        fresh += [
+            {"corp_id": corp, "dept_id": dept, "userid": user, "leader": leader, "sort_order": order}
+            for dept, (leader, order) in sorted(new.items())
+            if old.get(dept) != (leader, order)
+        ]
+    _replace(connection, department_members, stale, fresh)
+
+
+def _replace_roles(connection: Connection, before: Mapping[Entity, set[int]], after: Mapping[Entity, set[int]]) -> None:
+    lost: list[Key] = []
+    gained: list[Row] = []
+    for entity, old in before.items():
+        corp, user, new = entity.corp_id, entity.id, after[entity]
+        lost += [(corp, role, user) for role in old - new]
+        gained += [{"corp_id": corp, "role_id": role, "userid": user} for role in sorted(new - old)]
+    _replace(connection, role_members, lost, gained)
+
+
+def _replace(connection: Connection, table: Table, stale: Sequence[Key], fresh: Sequence[Row]) -> None:
     if stale:
-        draft.tx.execute(sa.delete(department_members).where(matches(department_members, stale)))
-    fresh = [
-        {"corp_id": corp, "dept_id": dept, "userid": user, "leader": leader, "sort_order": order}
-        for dept, (leader, order) in sorted(new.items())
-        if old.get(dept) != (leader, order)
-    ]
+        connection.execute(sa.delete(table).where(matches(table, stale)))
     if fresh:
-        draft.tx.execute(insert_ignoring(draft.tx, department_members), fresh)
-    old_roles, new_roles = roles
-    if old_roles - new_roles:
-        lost = [(corp, role, user) for role in old_roles - new_roles]
-        draft.tx.execute(sa.delete(role_members).where(matches(role_members, lost)))
-    if new_roles - old_roles:
-        gained = [{"corp_id": corp, "role_id": role, "userid": user} for role in sorted(new_roles - old_roles)]
-        draft.tx.execute(insert_ignoring(draft.tx, role_members), gained)
+        connection.execute(insert_ignoring(connection, table), fresh)
 
 
 def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bridge.embedded import NO_RETRY
 from tests.installation import CORP
 from tests.ops.console import sample
 from tests.ops.console.visitor import Opener
+from workers.budget import Budget
 from workers.clock import LEADER_KEY
 from workers.store import failed_lists, tables
 from workers.store.engine import Store
@@ -42,7 +43,10 @@ def test_queues_lag_and_upkeep(opened: Opener, connection: redis.Redis, store: S
     connection.set(LEADER_KEY, "me")
     seconds, _ = connection.time()
     connection.hset("bridge:budget", "pause", (seconds + 100) * 1_000_000)
+    Budget(connection, 15).pause("acme", "/topapi/v2/user/get", 8, "90018")
     seen = scrape(opened)
+    assert 7 < seen['dingbridge_api_paused_seconds{app="acme",call="/topapi/v2/user/get",code="90018"}'] <= 8
+    assert seen["dingbridge_api_quota_spent"] == 0
     for state, number in {"waiting": 5, "scheduled": 1, "failed": 2, "started": 2}.items():
         assert seen[f'dingbridge_jobs{{queue="user_add_org",state="{state}"}}'] == number
     assert seen['dingbridge_accepted_total{type="user_add_org"}'] == 10
@@ -67,6 +71,11 @@ def test_failed_lists(opened: Opener, store: Store) -> None:
     assert 0 <= seen['dingbridge_failed_list_asked_seconds{app="shop"}'] < 60
     assert seen['dingbridge_failed_list_calls{state="unfinished"}'] == 1
     assert seen['dingbridge_failed_list_calls{state="faulty"}'] == 1
+
+
+def test_a_spent_quota_is_an_alarm(opened: Opener, connection: redis.Redis) -> None:
+    Budget(connection, 15).pause("acme", "/auth/scopes", 600, "90020")
+    assert scrape(opened)["dingbridge_api_quota_spent"] == 1
 
 
 def test_what_is_away_is_told_and_left_out(opened: Opener, store: Store) -> None:

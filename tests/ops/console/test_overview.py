@@ -11,6 +11,7 @@ from ops.console.overview import PARTS
 from tests.installation import CORP
 from tests.ops.console import sample
 from tests.ops.console.visitor import Opener, Visitor
+from workers.budget import Budget
 from workers.store import tables
 from workers.store.engine import Store
 
@@ -69,6 +70,17 @@ def test_what_became_of_events(visitor: Visitor, store: Store) -> None:
     assert 'hx-get="/parts/events?status=failed"' in front
     totals = text_of(visitor.get("/parts/totals").text)
     assert "applied 30 30 folded 3 3 ignored 0 0 failed 2 2" in totals
+
+
+def test_what_dingtalk_does_not_let_us_call_is_told(visitor: Visitor, connection: redis.Redis) -> None:
+    budget = Budget(connection, 15)
+    budget.pause("acme", "/topapi/v2/user/get", 1, "90018")
+    assert 'class="banner"' not in visitor.get("/parts/glance").text
+    budget.pause("acme", "/auth/scopes", 600, "90020")
+    spent = text_of(visitor.get("/parts/glance").text)
+    assert "monthly API quota of acme&#39;s organisation is spent (90020): /auth/scopes is not called" in spent
+    budget.pause_all(300)
+    assert "DingTalk blocks this address: no call is made for" in text_of(visitor.get("/").text)
 
 
 def test_rows_that_live_are_counted(visitor: Visitor, store: Store) -> None:
