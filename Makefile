@@ -3,14 +3,19 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+EXAMPLES := 10000
+MINUTES := 30
 
-.PHONY: run test lint chaos install install-dev clean
+.PHONY: run test test-long lint chaos soak install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
 
 test: $(VENV)/installed-dev  ## the whole test suite
 	$(BIN)/pytest
+
+test-long: $(VENV)/installed-dev  ## the state machine over thousands of random histories, on each datastore
+	$(BIN)/python -m tests.convergence --examples $(EXAMPLES)
 
 lint: $(VENV)/installed-dev  ## style, types, import contracts
 	$(BIN)/ruff check .
@@ -20,6 +25,9 @@ lint: $(VENV)/installed-dev  ## style, types, import contracts
 
 chaos: $(VENV)/installed-dev  ## faults under load, one after another; half an hour, root for two of them
 	$(BIN)/python -m tests.chaos $(ROWS)
+
+soak: $(VENV)/installed-dev  ## a big organisation under traffic, faults and kills; then nothing may differ
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -1,0 +1,297 @@
+"""The state machine: changes, callbacks and workers in any order, all that can go wrong, and what must be true then."""
+
+import json
+import random
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from bridge import events
+from bridge.events import Event
+from simulator.edit import ImpossibleChange
+from simulator.events import CONTACT_EVENTS, payload
+from tests.convergence.actors import POINTS
+from tests.convergence.dingtalk import FAULTS
+from tests.convergence.house import DATASTORE_AWAY, REDIS_AWAY, SETTLE_SECONDS, House, of
+from tests.installation import CORP
+from workers.moment import SECOND
+
+#: Seconds by which answers are stale, at most, and by which Redis' clock steps in one example, at most.
+MOST_STALE, MOST_STEPPED = 5, 4
+assert MOST_STALE + MOST_STEPPED < SETTLE_SECONDS
+#: Deaths of workers in one example, at most: an event that ends five is given up.
+MOST_DEATHS = 3
+
+WORKERS = st.sampled_from(["a", "b"])
+ACTORS = st.sampled_from(["a", "a", "a", "b", "b", "b", "copy"])
+FEW = st.integers(0, 3)
+
+
+@dataclass
+class Callback:
+    """An event on its way: which change it tells of, counted from the first."""
+
+    event: Event
+    change: int
+
+
+class Convergence(RuleBasedStateMachine):
+    """One example: an installation, an organisation, and what happens to both."""
+
+    house: ClassVar[House]
+    #: Examples that ended, by what they were about.
+    counts: ClassVar[Counter[str]] = Counter()
+
+    @initialize(
+        seed=st.integers(0, 999), lossless=st.booleans(), late=st.sampled_from(["", "a", "b"]), lapses=st.booleans()
+    )
+    def begin(self, seed: int, lossless: bool, late: str, lapses: bool) -> None:
+        """`late` sleeps until everybody else has ended, and its lease may run out meanwhile."""
+        self.house.begin(str(seed))
+        self.random = random.Random(seed)
+        self.lossless, self.late, self.lapses = lossless, late, lapses
+        #: Whether an event was lost, and whether answers or clocks were ever wrong.
+        self.lost = self.disturbed = False
+        self.under_way: list[Callback] = []
+        self.accepted: list[Callback] = []
+        self.serial = self.stepped = self.deaths = 0
+        #: What each table had to hold after each change, the state before the first included.
+        self.truths = [self.house.facts()]
+        self.checked: set[str] = set()
+        self.commits = self.house.commits
+        self.kept: list[tuple[bytes, bytes]] | None = None
+
+    # The organisation and its callbacks
+
+    @rule(kind=st.sampled_from(CONTACT_EVENTS), who=FEW, delivered=st.booleans())
+    def happen(self, kind: str, who: int, delivered: bool) -> None:
+        if kind == "org_remove" and self.random.random() < 0.9:
+            return
+        self._change(kind, self._named(kind, who))
+        if delivered:
+            self.deliver(0, len(self.under_way))
+
+    @rule(who=FEW, delivered=st.booleans())
+    def toggle(self, who: int, delivered: bool) -> None:
+        """A change that the next one takes back."""
+        users = list(self.house.tenant.users.rows.values())
+        user = users[who % len(users)]
+        self._change("org_admin_remove" if user.admin_level else "org_admin_add", user.userid)
+        if delivered:
+            self.deliver(0, len(self.under_way))
+
+    @precondition(lambda self: self.under_way)
+    @rule(first=FEW, count=st.integers(1, 3))
+    def deliver(self, first: int, count: int) -> None:
+        """Callbacks come in, in any order and in one batch or several."""
+        for _ in range(min(count, len(self.under_way))):
+            callback = self.under_way.pop(first % len(self.under_way))
+            self.accepted.append(callback)
+            self.house.acceptor.accept([callback.event])
+
+    @precondition(lambda self: self.accepted)
+    @rule(which=FEW, how=st.sampled_from(["again", "under another id", "replayed"]))
+    def repeat(self, which: int, how: str) -> None:
+        callback = self.accepted[-1 - which % len(self.accepted)]
+        event = callback.event
+        if how == "under another id":
+            self._tell(msgspec.structs.replace(event, id=self._new_id()), callback.change)
+            self.deliver(len(self.under_way) - 1, 1)
+        elif how == "replayed":
+            self.house.acceptor.accept([msgspec.structs.replace(event, via="replay")], again=True)
+        else:
+            self.house.acceptor.accept([event])
+
+    @precondition(lambda self: self.under_way and not self.lossless)
+    @rule(which=FEW)
+    def drop(self, which: int) -> None:
+        self.under_way.pop(which % len(self.under_way))
+        self.lost = True
+
+    # Workers
+
+    @rule(name=ACTORS, point=st.sampled_from(POINTS))
+    def step(self, name: str, point: str) -> None:
+        if name in self.house.actors:
+            self.house.actors[name].run_to(point)
+            self._check_final()
+
+    @rule(name=ACTORS)
+    def turn(self, name: str) -> None:
+        if name in self.house.actors:
+            self.house.actors[name].turn()
+            self._check_final()
+
+    @precondition(lambda self: self.deaths < MOST_DEATHS)
+    @rule(name=WORKERS)
+    def crash(self, name: str) -> None:
+        self.deaths += 1
+        self.house.kill(name)
+        self.house.hire(name)
+
+    @precondition(lambda self: self.deaths < MOST_DEATHS)
+    @rule(name=WORKERS)
+    def lapse(self, name: str) -> None:
+        """It lives, and yet the others take its claims."""
+        self.deaths += 1
+        self.house.lapse(name)
+
+    @precondition(lambda self: self.deaths)
+    @rule()
+    def take_back(self) -> None:
+        self.house.take_back()
+
+    @rule(name=ACTORS, error=st.sampled_from([REDIS_AWAY, DATASTORE_AWAY]))
+    def break_down(self, name: str, error: Exception) -> None:
+        """A call of Redis or of the datastore fails under it."""
+        actor = self.house.actors.get(name)
+        if actor and actor.at:
+            actor.throw(error)
+
+    @precondition(lambda self: "copy" not in self.house.actors)
+    @rule()
+    def copy(self) -> None:
+        self.house.start_copy()
+
+    # DingTalk, time, Redis
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, float(MOST_STALE)]))
+    def be_stale(self, seconds: float) -> None:
+        self.disturbed |= seconds > 0
+        self.house.world.faults.lag_seconds = seconds
+
+    @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3))
+    def refuse(self, faults: list[Any]) -> None:
+        self.house.client.faults += faults
+
+    @rule(micros=st.sampled_from([1, 1000, SECOND, 3 * SECOND, SETTLE_SECONDS * SECOND, 2 * SETTLE_SECONDS * SECOND]))
+    def pass_time(self, micros: int) -> None:
+        self.house.times.pass_by(micros)
+
+    @rule(micros=st.sampled_from([-2 * SECOND, -1, 1, 2 * SECOND]))
+    def step_clock(self, micros: int) -> None:
+        if self.stepped + abs(micros) <= MOST_STEPPED * SECOND:
+            self.stepped += abs(micros)
+            self.disturbed = True
+            self.house.times.step(micros)
+
+    @rule()
+    def restart_redis(self) -> None:
+        """It loses nothing, and begins another life."""
+        self.house.times.restart()
+
+    @precondition(lambda self: not self.lossless)
+    @rule(lives=st.booleans(), micros=st.sampled_from([-3600 * SECOND, 0, 3600 * SECOND]))
+    def empty_redis(self, lives: bool, micros: int) -> None:
+        """By hand; or by another that takes its place, with a clock of its own."""
+        self.house.connection.flushall()
+        if lives:
+            self.house.times.show()
+        else:
+            self.house.times.ahead += micros
+            self.house.times.restart()
+        self.lost = True
+
+    @precondition(lambda self: not self.lossless)
+    @rule()
+    def keep_redis(self) -> None:
+        """What its file holds; leases have run out until it is read again."""
+        keys = [key for key in self.house.connection.scan_iter() if not key.startswith((b"test:", b"bridge:lease:"))]
+        self.kept = [(key, self.house.connection.dump(key)) for key in keys]
+
+    @precondition(lambda self: self.kept is not None)
+    @rule()
+    def set_redis_back(self) -> None:
+        self.house.connection.flushall()
+        for key, dump in self.kept or ():
+            self.house.connection.restore(key, 0, dump)
+        self.house.times.restart()
+        self.lost = True
+
+    def teardown(self) -> None:
+        try:
+            if sys.exception() is None:
+                self._end()
+        finally:
+            self.house.end()
+
+    # The end
+
+    def _end(self) -> None:
+        """No more disorder: everything is delivered and worked off, and then every table is true."""
+        house = self.house
+        house.world.faults.lag_seconds = 0.0
+        house.client.faults.clear()
+        while self.under_way:
+            self.deliver(self.random.randrange(4), 1)
+        late = self.late if self.late and house.actors[self.late].at else ""
+        if late and self.lapses:
+            house.lapse(late)
+        awake = [name for name in house.actors if name != late]
+        house.work_off(*awake)
+        if late:
+            house.times.pass_by(2 * SETTLE_SECONDS * SECOND)
+            house.work_off(late, *awake)
+        self._check_final()
+        if self.lost:
+            house.repair()
+        assert house.differences() == []
+        if not self.lost:
+            unended = {callback.event.id for callback in self.accepted} - house.final().keys()
+            assert not unended, f"without a final row: {unended}"
+        self.counts["lost" if self.lost else "disturbed" if self.disturbed else "in order"] += 1
+
+    def _check_final(self) -> None:
+        """An event is final once its entities are at least as new as it is; where answers and clocks were right."""
+        if self.house.commits == self.commits:
+            return
+        self.commits = self.house.commits
+        final = self.house.final()
+        new = [item for item in self.accepted if item.event.id in final.keys() - self.checked]
+        self.checked |= {item.event.id for item in new}
+        if self.disturbed or not new or self.house.tenant.dissolved:
+            return
+        here = self.house.here()
+        for callback in new:
+            assert final[callback.event.id] in ("applied", "folded"), final[callback.event.id]
+            for entity in events.entities(callback.event):
+                later = [of(entity, truth) for truth in self.truths[callback.change :]]
+                assert of(entity, here) in later, f"{callback.event.id} is final, and {entity.kind} older than it"
+
+    def _change(self, kind: str, named: str | int | None) -> None:
+        try:
+            made = self.house.changes.make(kind, named)
+        except ImpossibleChange:
+            return
+        self.truths.append(self.house.facts())
+        for happened in made:
+            message = payload(happened, CORP, "B") | {"eventId": self._new_id()}
+            (event,) = events.parse(json.dumps(message).encode(), "acme", CORP).events
+            self._tell(event, len(self.truths) - 1)
+
+    def _tell(self, event: Event, change: int) -> None:
+        self.under_way.append(Callback(event, change))
+
+    def _new_id(self) -> str:
+        self.serial += 1
+        return f"e{self.serial}"
+
+    def _named(self, kind: str, who: int) -> Any:
+        """One of the first few that it can happen to, so that changes meet; None leaves it to chance."""
+        tenant = self.house.tenant
+        if kind == "user_add_org":
+            names: list[Any] = list(tenant.leavers)
+        elif kind in ("user_modify_org", "user_leave_org", "org_admin_add", "org_admin_remove"):
+            names = list(tenant.users.rows)
+        elif kind in ("org_dept_modify", "org_dept_remove"):
+            names = list(tenant.departments.rows)
+        elif kind in ("label_user_change", "label_conf_del"):
+            names = list(tenant.roles.rows)
+        else:
+            names = []
+        return names[who] if who < len(names) else None
