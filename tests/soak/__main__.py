@@ -114,7 +114,7 @@ class Soak:
     def disturb(self, minutes: float, changes: float) -> None:
         """Traffic and faults, and a kill of a worker now and then."""
         self.ask("/faults", "PUT", **FAULTS)
-        self.ask("/traffic", "PUT", per_second=changes)
+        self.ask("/traffic", "POST", per_second=changes)
         end = time.monotonic() + minutes * 60
         workers = [process for process in self._processes if process.name.startswith("work")]
         while (left := end - time.monotonic()) > 0:
@@ -124,7 +124,7 @@ class Soak:
                 running.kill()
                 self.kills += 1
             click.echo(f"{self.final().total()} events final, {self.waiting()} wait, {self.kills} kills")
-        self.ask("/traffic", "PUT", per_second=0)
+        self.ask("/traffic", "POST", per_second=0)
         self.ask("/faults", "PUT", error_rate=0, lag_seconds=0, latency_ms=0)
 
     def repair(self) -> None:
