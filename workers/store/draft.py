@@ -64,6 +64,8 @@ class Mark(NamedTuple):
 
     reason: str
     cause: Cause
+    #: Whether answers may go on for a while as if nothing had happened: only one given after that is believed.
+    settling: bool
 
 
 @dataclass
@@ -92,9 +94,9 @@ class Draft:
         """The guard columns after this write; raised also when nothing changed."""
         return {"version": self.versions[entity] + 1, "read_begun": self.begun, "read_life": self.life}
 
-    def mark(self, by: Entity, entities: Iterable[Entity], reason: str) -> None:
+    def mark(self, by: Entity, entities: Iterable[Entity], reason: str, *, settling: bool = False) -> None:
         """Ask for a read of these, for the same cause as that of `by`; of two causes one that is not quiet wins."""
-        mark = Mark(reason, self.causes[by])
+        mark = Mark(reason, self.causes[by], settling)
         for entity in entities:
             known = self.marks.get(entity)
             if known is None or (known.cause.quiet and not mark.cause.quiet):
