@@ -14,7 +14,10 @@ from workers.answers import Department, Json, RoleGroup, Scope, User
 from workers.errors import ApiError, Throttled, Transient, from_code
 
 T = TypeVar("T")
+Handler = Callable[[Call], Body]
 
+#: What readers ask.
+HANDLERS: tuple[Handler, ...] = (api_users.user_get, api_departments.department_get, api_roles.role_list)
 #: What may stand against a call.
 FAULTS: tuple[ApiError, ...] = (Transient("-1", "busy"), Throttled("90018", "too many"))
 
@@ -26,6 +29,8 @@ class Client:
         self._world = world
         #: Against the next calls, in this order.
         self.faults: list[ApiError] = []
+        #: Seconds by which the answers of a handler lag.
+        self.lags: dict[Handler, float] = {}
 
     def user(self, userid: str, *, live: bool = True) -> User:
         return self._ask(api_users.user_get, answers.read_user, userid=userid)
@@ -47,10 +52,11 @@ class Client:
     def scopes(self, *, live: bool = True) -> Scope:
         return self._ask(api_departments.auth_scopes, answers.read_scope)
 
-    def _ask(self, handler: Callable[[Call], Body], read: Callable[[Json], T], **asked: Any) -> T:
+    def _ask(self, handler: Handler, read: Callable[[Json], T], **asked: Any) -> T:
         pause("asked")
         if self.faults:
             raise self.faults.pop(0)
+        self._world.faults.lag_seconds = self.lags.get(handler, 0.0)
         (app,) = self._world.apps.values()
         call = Call(self._world, Params(asked), Params({}), {}, app, app.corp_id)
         try:

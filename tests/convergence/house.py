@@ -81,7 +81,7 @@ class House:
         self.connection.flushall()
         self.times.begin()
         self.tenant = self.world.tenants[CORP] = organisation(CORP)
-        self.world.faults.lag_seconds = 0.0
+        self.client.lags.clear()
         self.client.faults.clear()
         self.changes = Changes(self.tenant, seed)
         with self.store.writing() as sql:
