@@ -55,8 +55,12 @@ class Actor:
             pause("")
 
 
+def acting() -> bool:
+    """Whether an actor asks."""
+    return getcurrent().parent is not None
+
+
 def pause(point: str) -> None:
     """Let the test go on, where an actor calls this."""
-    parent = getcurrent().parent
-    if parent is not None:
-        parent.switch(point)
+    if acting():
+        getcurrent().parent.switch(point)

@@ -1,6 +1,7 @@
 """Time turned by hand: DingTalk's, and Redis' clock and life, which the product's own Lua scripts ask for."""
 
 import math
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ import redis
 
 from bridge import accept
 from simulator import tenant
-from tests.convergence.actors import pause
-from workers import claimer, claims, copy, moment
+from tests.convergence.actors import acting, pause
+from workers import claimer, claims, moment
 from workers.moment import SECOND
 
 #: What the scripts read in place of TIME and INFO.
@@ -69,7 +70,7 @@ def turned_by_hand(times: Times) -> Iterator[Times]:
                         module, name, text.replace("redis.call('INFO', 'server')", f"redis.call('GET', '{_INFO_KEY}')")
                     )
         patch.setattr(tenant, "time", types.SimpleNamespace(monotonic=lambda: times.present / SECOND))
-        patch.setattr(copy, "time", types.SimpleNamespace(sleep=lambda _seconds: pause("asleep")))
+        patch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: pause("asleep") if acting() else sleep(seconds))
         # Claims are taken back when the test says so.
         patch.setattr(claimer, "SWEEP_SECONDS", math.inf)
         yield times
