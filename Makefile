@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 SECONDS ?= 600
+EXAMPLES := 10000
+MINUTES := 30
 
-.PHONY: run test lint chaos guards fuzz mutants audit install install-dev clean
+.PHONY: run test test-long lint chaos soak guards fuzz mutants audit install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
 
 test: $(VENV)/installed-dev  ## the whole test suite
 	$(BIN)/pytest
+
+test-long: $(VENV)/installed-dev  ## the state machine over thousands of random histories, on each datastore
+	$(BIN)/python -m tests.convergence --examples $(EXAMPLES)
 
 lint: $(VENV)/installed-dev  ## style, types, import contracts
 	$(BIN)/ruff check .
@@ -37,6 +42,9 @@ mutants: $(VENV)/installed-dev  ## whether the tests notice small faults in the 
 
 audit: $(VENV)/installed-dev  ## known vulnerabilities of what requirements.txt brings
 	@$(BIN)/python .ci/audit.py
+
+soak: $(VENV)/installed-dev  ## a big organisation under traffic, faults and kills; then nothing may differ
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -502,7 +502,7 @@ def forget_command(corp: str, userid: str, as_json: bool) -> None:
     gone = forget(store, corp, userid)
     store.close()
     said = f"{userid} of {corp} is forgotten, with what {gone.changes} changes and {gone.events} events said"
-    show({"changes": gone.changes, "events": gone.events}, as_json, said)
+    show(gone._asdict(), as_json, said)
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:

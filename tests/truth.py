@@ -12,9 +12,13 @@ from workers.store.engine import Store
 
 def differences(installation: Installation, app: str = "acme") -> list[str]:
     """Each row that differs, named; empty where every table equals the tenant."""
-    truth = installation.simulator.truth(app)
+    return differing(installation.simulator.truth(app), installation.parts.store)
+
+
+def differing(truth: dict[str, Any], store: Store) -> list[str]:
+    """The same of any datastore and a truth."""
     expected = expected_tables(truth)
-    actual = actual_tables(installation.parts.store, truth["corp"]["corp_id"])
+    actual = actual_tables(store, truth["corp"]["corp_id"])
     return [
         f"{name} {key}: DingTalk {rows.get(key)}, here {actual[name].get(key)}"
         for name, rows in expected.items()

@@ -52,8 +52,6 @@ class Claimer(SimpleWorker, ABC):
         self.put_off_due: float | None = None
         self._began = time.monotonic()
         self._swept = self._beaten = 0.0
-        #: Whether claims may lie in Redis that this process knows nothing of.
-        self._unsure = False
 
     @abstractmethod
     def turn(self) -> bool:
@@ -82,7 +80,6 @@ class Claimer(SimpleWorker, ABC):
                     if not away(error):
                         raise
                     failures += 1
-                    self._unsure = True
                     self._wait_for(error, failures)
         finally:
             self.stopping.set()
@@ -90,10 +87,10 @@ class Claimer(SimpleWorker, ABC):
             self._leave()
 
     def upkeep(self) -> None:
-        """Before each turn: claims of the dead, a sign of life, and what an error left unclear."""
-        if self._unsure:
-            self.claims.give_back()
-            self._unsure = False
+        """Before each turn: claims that nobody knows of, those of the dead, a sign of life."""
+        # Between two turns this process knows of no claim: what lies there came with an answer that was lost, or with
+        # a Redis that was set back.
+        self.claims.give_back()
         now = time.monotonic()
         if now - self._swept > SWEEP_SECONDS:
             self._swept = now

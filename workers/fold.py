@@ -195,11 +195,7 @@ class Folder:
                 due += self._echoes(course, covered)
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
-        due += [
-            Due(entity, noted.moment.micros, reason, cause.event_id, Priority.COPY if cause.quiet else Priority.EVENT)
-            for entity, (reason, cause) in draft.marks.items()
-            if entity not in written
-        ]
+        due += self._marked(draft, written, noted.moment)
         reads.schedule(draft.tx, due)
         postponed = _postpone(draft, late, noted.moment.micros)
         now = datetime.fromtimestamp(noted.micros_now() / SECOND, UTC)
@@ -223,6 +219,13 @@ class Folder:
             late_enough = same_life and moment.micros > due
             if not late_enough and self._refresher.readers.client(entity.corp_id) is not None:
                 yield Due(entity, due, "echo", course.id)
+
+    def _marked(self, draft: Draft, written: set[Entity], moment: Moment) -> Iterable[Due]:
+        """What the answers ask for; where answers lag, once they have settled, as the mark has no echo."""
+        for entity, (reason, cause, settling) in draft.marks.items():
+            if settling or entity not in written:
+                due = moment.micros + (self._settle if settling else 0)
+                yield Due(entity, due, reason, cause.event_id, Priority.COPY if cause.quiet else Priority.EVENT)
 
     def _owed_changes(self, draft: Draft, seqs: Iterable[int]) -> list[Owed]:
         return [

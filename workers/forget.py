@@ -1,4 +1,4 @@
-"""Erase a person who left: the personal columns, and what `changes` and the payloads of events say of them."""
+"""Erase a person who left: the personal columns, and what `changes`, payloads and replies of DingTalk say of them."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from workers.errors import NotForgettable
 from workers.store.engine import Store
 from workers.store.naming import names
-from workers.store.tables import PERSONAL_COLUMNS, changes, events, users
+from workers.store.tables import PERSONAL_COLUMNS, changes, events, failed_lists, users
 
 #: Rows that are looked at, and written, at a time.
 PAGE = 500
@@ -36,10 +36,11 @@ Rewrite = Callable[[Row], Row | None]
 
 
 class Forgotten(NamedTuple):
-    """How many rows of `changes` and `events` said something of the person."""
+    """How many rows of `changes` and `events`, and replies in `failed_lists`, said something of the person."""
 
     changes: int
     events: int
+    replies: int
 
 
 def forget(store: Store, corp_id: str, userid: str) -> Forgotten:
@@ -68,7 +69,10 @@ def forget(store: Store, corp_id: str, userid: str) -> Forgotten:
         told = _rewrite(tx, changes, sa.and_(*of_user), strip_change)
         ids = {name for name in known if name}
         named = _rewrite(tx, events, _may_name(tx, corp_id, userid, ids), lambda event: _strip(event, userid, ids))
-    return Forgotten(told, named)
+        # A reply that is not taken yet is needed; its events have rows afterwards.
+        kept = sa.and_(failed_lists.c.body.is_not(None), failed_lists.c.taken_at.is_not(None))
+        said = _rewrite(tx, failed_lists, kept, lambda reply: {"body": None} if _tells(reply["body"], ids) else None)
+    return Forgotten(told, named, said)
 
 
 def erased(payload: Any) -> dict[str, Any]:
@@ -117,7 +121,13 @@ def _names(value: Any, ids: Collection[str]) -> bool:
     return isinstance(value, list) and any(_names(item, ids) for item in value)
 
 
-def _decoded(text: str) -> Any:
+def _tells(body: bytes, ids: Collection[str]) -> bool:
+    """Whether a raw reply names one of these ids; one that cannot be read may do so in any spelling."""
+    value = _decoded(body)
+    return value is None or _names(value, ids)
+
+
+def _decoded(text: str | bytes) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):

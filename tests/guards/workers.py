@@ -337,11 +337,11 @@ WORKERS: tuple[Guard, ...] = (
         (T_CLAIMER + "TestLease::test_it_takes_back_what_the_dead_held",),
     ),
     Guard(
-        "after an unclear error everything held is given back",
-        "a living worker keeps claims that it knows nothing of, and nobody else may take them",
+        "claims that nobody knows of are given back before each turn",
+        "a living worker keeps claims whose answer was lost, and nobody else may take them",
         CLAIMER,
-        "                    self._unsure = True\n",
-        "",
+        "        self.claims.give_back()\n        now = time.monotonic()\n",
+        "        now = time.monotonic()\n",
         (T_CLAIMER + "TestFaults::test_after_an_unclear_error_it_takes_up_anew_what_it_held",),
     ),
     Guard(

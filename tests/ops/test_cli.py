@@ -266,7 +266,7 @@ def test_only_who_left_can_be_forgotten(place: Installation) -> None:
     Acceptor(place.parts.connection).accept(events.parse(json.dumps(message).encode(), "acme", CORP).events)
     place.work_off()
     done = dingbridge(*forget, "--json", environ=given, folder=place.folder)
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"changes": 2, "events": 0})
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"changes": 2, "events": 0, "replies": 0})
     (row,) = (row for row in place.rows(tables.users) if row["userid"] == person["userid"])
     assert (row["name"], row["deleted_at"] is None) == (None, False)
 

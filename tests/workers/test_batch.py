@@ -188,6 +188,13 @@ class TestApplying:
         worker.teardown()
         assert Worker.all(connection=connection) == []
 
+    def test_claims_whose_answer_was_lost_are_taken_up_by_the_next_turn(self, one_place: Installation) -> None:
+        """Redis claimed, the connection broke, and the client asked once more by itself."""
+        (event_id,) = accept(one_place, an_event(users=people(one_place)[:1]))
+        one_place.worker.claims.claim(1)
+        assert one_place.worker.turn()
+        assert statuses(one_place) == {event_id: "applied"}
+
     def test_nothing_to_do_is_nothing(self, one_place: Installation) -> None:
         assert not one_place.worker.turn()
 

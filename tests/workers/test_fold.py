@@ -423,9 +423,23 @@ class TestTakenReads:
     def test_a_department_that_is_gone_has_its_members_read(self, desk: Desk) -> None:
         desk.write({ROOT: a_department(1, None), department(2): a_department(2), U1: a_user(departments={2: 1})})
         knows(desk, {department(2): Absence.GONE, U1: a_user(departments={1: 1})})
+        desk.settle_seconds = 0.0
         desk.apply(an_event("org_dept_remove", departments=[2]))
         desk.apply(taken=desk.take())
         assert [row["dept_id"] for row in desk.rows(tables.department_members)] == [1]
+
+    def test_whoever_had_what_is_gone_is_read_once_that_has_settled(self, desk: Desk) -> None:
+        """A member's answer can go on showing a role that the list has no more; also one of the same batch."""
+        list_before, list_after = a_role_list({1: {11: "a", 12: "b"}}), a_role_list({1: {12: "b"}})
+        desk.write({roles(): list_before})
+        desk.write({U1: a_user(roles=[11])})
+        knows(desk, {roles(): list_after, U1: a_user(roles=[11])})
+        moment = desk.clock.now()
+        schedule(desk, Due(U1, moment.micros, "echo"))
+        desk.apply(an_event("label_conf_del", roles=[11]), accepted=moment, taken=desk.take())
+        assert desk.take() == []
+        due = desk.row(tables.reads, kind="user")["due_at"]
+        assert due >= moment.micros + desk.settle_seconds * SECOND
 
 
 class TestOrgRemove:

@@ -1,6 +1,7 @@
 """A person who left is erased everywhere, and nothing else is."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from tests.workers.helpers import Desk, Shop, a_user, an_event, chain_breaks, us
 from workers import forget as module
 from workers.errors import NotForgettable
 from workers.forget import Forgotten, erased, forget
-from workers.store import tables
+from workers.store import failed_lists, tables
 from workers.store.draft import Absence
 from workers.store.tables import PERSONAL_COLUMNS
 
@@ -80,7 +81,7 @@ def test_no_table_holds_any_of_the_person_afterwards(left: Desk) -> None:
     values = ("gone", "王小明", "2009-02-13")
     before = everything(left)
     assert all(value in before for value in values)
-    assert forget(left.store, CORP, LEAVER.id) == Forgotten(3, 4)
+    assert forget(left.store, CORP, LEAVER.id) == Forgotten(3, 4, 0)
     after = everything(left)
     assert [value for value in values if value in after] == []
     assert all(value in after for value in ("Other", "other-mobile"))
@@ -116,7 +117,7 @@ def test_payloads_keep_types_ids_and_times(left: Desk) -> None:
 
 def test_again_is_harmless(left: Desk) -> None:
     forget(left.store, CORP, LEAVER.id)
-    assert forget(left.store, CORP, LEAVER.id) == Forgotten(0, 0)
+    assert forget(left.store, CORP, LEAVER.id) == Forgotten(0, 0, 0)
 
 
 def test_a_payload_that_names_the_person_in_passing_is_erased_too(left: Desk) -> None:
@@ -135,6 +136,25 @@ def test_a_payload_that_names_the_person_in_passing_is_erased_too(left: Desk) ->
     assert payloads["row"] == {"biz_id": "x", "biz_type": 20, "biz_data": '{"syncAction":"a"}'}
     assert payloads["chat"] == {"EventType": "user_modify_org", "CorpId": CORP}
     assert payloads["did"]["title"] == payloads["near"]["title"] == "kept"
+
+
+def test_replies_of_the_failed_list_that_name_the_person_are_erased_once_taken(left: Desk) -> None:
+    now = datetime.now(UTC)
+    with left.store.writing() as connection:
+        for userid, taken in ((LEAVER.id, True), (OTHER.id, True), (LEAVER.id, False)):
+            body = {"failed_list": [{"call_back_tag": "user_add_org", "user_add_org": {"userid": [userid]}}]}
+            call = failed_lists.begin(connection, "acme", now)
+            failed_lists.keep(connection, call, msgspec.json.encode(body), now)
+            if taken:
+                failed_lists.finish(connection, call, now, None)
+        broken = failed_lists.begin(connection, "acme", now)
+        failed_lists.keep(connection, broken, b"<html>", now)
+        failed_lists.finish(connection, broken, now, "no JSON")
+    assert forget(left.store, CORP, LEAVER.id).replies == 2
+    with left.store.reading() as connection:
+        query = sa.select(tables.failed_lists.c.body).order_by(tables.failed_lists.c.id)
+        kept = [body is not None for body in connection.scalars(query)]
+    assert kept == [False, True, True, False]
 
 
 def test_another_corp_keeps_its_person_of_the_same_id(left: Desk) -> None:
@@ -185,7 +205,7 @@ def test_jobs_that_are_still_owed_run_without_the_person(shop: Shop) -> None:
 
 def test_much_is_forgotten_page_by_page(left: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 1)
-    assert forget(left.store, CORP, LEAVER.id) == Forgotten(3, 4)
+    assert forget(left.store, CORP, LEAVER.id) == Forgotten(3, 4, 0)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 1, {"name": "x"}, {"UserId": [{"name": "x"}]}])

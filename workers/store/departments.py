@@ -62,12 +62,12 @@ def _mark_left_behind(draft: Draft, entity: Entity) -> None:
         department_members.c.corp_id == corp, department_members.c.dept_id == dept
     )
     users = [Entity(corp, "user", userid) for userid in draft.tx.scalars(members)]
-    draft.mark(entity, users, "its department is gone")
+    draft.mark(entity, users, "its department is gone", settling=True)
     below = sa.select(departments.c.dept_id).where(
         departments.c.corp_id == corp, departments.c.parent_id == dept, departments.c.deleted_at.is_(None)
     )
     children = [Entity(corp, "department", str(child)) for child in draft.tx.scalars(below)]
-    draft.mark(entity, children, "its parent department is gone")
+    draft.mark(entity, children, "its parent department is gone", settling=True)
 
 
 def _mark_unknown_parents(draft: Draft, parents: Mapping[Entity, int | None]) -> None:

@@ -64,6 +64,8 @@ class Mark(NamedTuple):
 
     reason: str
     cause: Cause
+    #: Whether answers may go on for a while as if nothing had happened: only one given after that is believed.
+    settling: bool
 
 
 @dataclass
@@ -93,9 +95,9 @@ class Draft:
         read = {"read_begun": self.begun, "read_life": self.life, "read_event_id": self.causes[entity].event_id}
         return {"version": self.versions[entity] + 1, **read}
 
-    def mark(self, by: Entity, entities: Iterable[Entity], reason: str) -> None:
+    def mark(self, by: Entity, entities: Iterable[Entity], reason: str, *, settling: bool = False) -> None:
         """Ask for a read of these, for the same cause as that of `by`; of two causes one that is not quiet wins."""
-        mark = Mark(reason, self.causes[by])
+        mark = Mark(reason, self.causes[by], settling)
         for entity in entities:
             known = self.marks.get(entity)
             if known is None or (known.cause.quiet and not mark.cause.quiet):

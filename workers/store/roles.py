@@ -64,4 +64,4 @@ def _mark_members(draft: Draft, entity: Entity, gone: Iterable[int]) -> None:
         sa.select(table.c.userid).distinct().where(table.c.corp_id == entity.corp_id, table.c.role_id.in_(list(gone)))
     )
     users = [Entity(entity.corp_id, "user", userid) for userid in draft.tx.scalars(query)]
-    draft.mark(entity, users, "its role is gone")
+    draft.mark(entity, users, "its role is gone", settling=True)

@@ -1,0 +1,66 @@
+"""Whoever works beside others, one step at a time: it runs until its next pause, and nobody else runs meanwhile."""
+
+from collections.abc import Callable
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+#: Where one pauses: it has claimed; it knows the versions and not yet the time; it has noted; DingTalk is about to
+#: answer for one entity; all answers are there; it has committed and not yet told Redis.
+POINTS = ("claimed", "versions", "noted", "asked", "read", "written")
+#: Steps after which one that has not ended its turn never will.
+MANY = 2000
+
+
+class Actor:
+    """Runs `turn` again and again; each gives whether it did anything."""
+
+    def __init__(self, name: str, turn: Callable[[], bool]) -> None:
+        self.name = name
+        #: Where it pauses: "" between two turns.
+        self.at = ""
+        #: Whether its last whole turn did anything.
+        self.busy = True
+        self._turn = turn
+        self._greenlet = greenlet(self._run)
+
+    def step(self) -> None:
+        """To its next pause."""
+        self.at = self._greenlet.switch() or ""
+
+    def run_to(self, point: str) -> None:
+        """To that point, or to the end of its turn."""
+        for _ in range(MANY):
+            self.step()
+            if self.at in ("", point):
+                return
+        raise AssertionError(f"{self.name} does not end its turn")
+
+    def turn(self) -> bool:
+        """To the end of its turn; whether that did anything."""
+        self.run_to("")
+        return self.busy
+
+    def throw(self, error: Exception) -> None:
+        """What it waits for fails."""
+        self.at = self._greenlet.throw(error) or ""
+
+    def kill(self) -> None:
+        """As kill -9: it does nothing any more."""
+        if self._greenlet:
+            self._greenlet.throw(GreenletExit)
+
+    def _run(self) -> None:
+        while True:
+            self.busy = self._turn()
+            pause("")
+
+
+def acting() -> bool:
+    """Whether an actor asks."""
+    return getcurrent().parent is not None
+
+
+def pause(point: str) -> None:
+    """Let the test go on, where an actor calls this."""
+    if acting():
+        getcurrent().parent.switch(point)

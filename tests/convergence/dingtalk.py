@@ -1,0 +1,67 @@
+"""A client of the simulator without HTTP: its own handlers answer, as late, as stale or as badly as the test says."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from simulator import api_departments, api_roles, api_users
+from simulator.call import Body, Call
+from simulator.errors import ApiError as Refusal
+from simulator.params import Params
+from simulator.world import World
+from tests.convergence.actors import pause
+from workers import answers
+from workers.answers import Department, Json, RoleGroup, Scope, User
+from workers.errors import ApiError, Throttled, Transient, from_code
+
+T = TypeVar("T")
+Handler = Callable[[Call], Body]
+
+#: What readers ask.
+HANDLERS: tuple[Handler, ...] = (api_users.user_get, api_departments.department_get, api_roles.role_list)
+#: What may stand against a call.
+FAULTS: tuple[ApiError, ...] = (Transient("-1", "busy"), Throttled("90018", "too many"))
+
+
+class Client:
+    """What `workers.dingtalk.DingTalk` gives to readers and copies."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: Against the next calls, in this order.
+        self.faults: list[ApiError] = []
+        #: Seconds by which the answers of a handler lag.
+        self.lags: dict[Handler, float] = {}
+
+    def user(self, userid: str, *, live: bool = True) -> User:
+        return self._ask(api_users.user_get, answers.read_user, userid=userid)
+
+    def department(self, dept_id: int, *, live: bool = True) -> Department:
+        return self._ask(api_departments.department_get, answers.read_department, dept_id=dept_id)
+
+    def role_groups(self, *, live: bool = True) -> list[RoleGroup]:
+        read: Callable[[Json], Any] = lambda answer: answers.read_role_groups(answer, 0, 200).items  # noqa: E731
+        groups: list[RoleGroup] = self._ask(api_roles.role_list, read, size=200, offset=0)
+        return groups
+
+    def sub_departments(self, dept_id: int, *, live: bool = True) -> list[int]:
+        return self._ask(api_departments.department_listsubid, answers.read_department_ids, dept_id=dept_id)
+
+    def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
+        return self._ask(api_users.user_listid, answers.read_userids, dept_id=dept_id)
+
+    def scopes(self, *, live: bool = True) -> Scope:
+        return self._ask(api_departments.auth_scopes, answers.read_scope)
+
+    def _ask(self, handler: Handler, read: Callable[[Json], T], **asked: Any) -> T:
+        pause("asked")
+        if self.faults:
+            raise self.faults.pop(0)
+        self._world.faults.lag_seconds = self.lags.get(handler, 0.0)
+        (app,) = self._world.apps.values()
+        call = Call(self._world, Params(asked), Params({}), {}, app, app.corp_id)
+        try:
+            if call.tenant.dissolved:
+                raise Refusal(70001)
+            return read({"errcode": 0, **handler(call)})
+        except Refusal as refusal:
+            raise from_code(str(refusal.errcode), refusal.errmsg, handler.__name__) from None
