@@ -1,11 +1,11 @@
-"""A few hundred seeded examples on each kind of datastore; `make test-long` runs thousands."""
+"""A hundred seeded examples, half of them on each kind of datastore; `make test-long` runs thousands."""
 
 import pytest
 
 from tests.convergence.run import postgresql, run, sqlite
 
 #: Enough that the loss of a guard that others do not cover for is met.
-EXAMPLES = 200
+EXAMPLES = 60
 SEED = 1
 
 #: Seconds; half a minute where nobody else computes.

@@ -25,7 +25,7 @@ from workers.registry import Registry
 from workers.store import tables
 
 #: Events of a large range.
-MANY = 100_000
+MANY = 10_000
 
 seen: list[Any] = []
 
