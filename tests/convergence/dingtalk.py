@@ -49,6 +49,9 @@ class Client:
     def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
         return self._ask(api_users.user_listid, answers.read_userids, dept_id=dept_id)
 
+    def admins(self, *, live: bool = True) -> list[tuple[str, int]]:
+        return self._ask(api_users.user_listadmin, answers.read_admins)
+
     def scopes(self, *, live: bool = True) -> Scope:
         return self._ask(api_departments.auth_scopes, answers.read_scope)
 

@@ -31,6 +31,7 @@ def test_truth_has_the_datastores_names(sim: Simulator, api: Api) -> None:
         "manager_userid",
         "active",
         "admin",
+        "admin_level",
         "boss",
         "senior",
         "hired_date",
