@@ -42,19 +42,19 @@ class Sources:
 
     def backlog(self) -> Backlog | Fault:
         """What lies in Redis."""
-        if time.monotonic() >= self._redis_away_until:
-            try:
-                return backlog.observe(self.connection)
-            except redis.RedisError:
-                self._redis_away_until = time.monotonic() + AWAY_SECONDS
-        return Fault(REDIS_AWAY)
+        return self._of_redis(backlog.observe)
 
     def paused(self) -> Paused | Fault:
         """Which of DingTalk's calls are not made at present."""
-        try:
-            return budget.paused(self.connection)
-        except redis.RedisError:
-            return Fault(REDIS_AWAY)
+        return self._of_redis(budget.paused)
+
+    def _of_redis(self, question: Callable[[redis.Redis], T]) -> T | Fault:
+        if time.monotonic() >= self._redis_away_until:
+            try:
+                return question(self.connection)
+            except redis.RedisError:
+                self._redis_away_until = time.monotonic() + AWAY_SECONDS
+        return Fault(REDIS_AWAY)
 
     def ask(self, question: Callable[[Connection], T]) -> T | Fault:
         """The datastore's answer."""
