@@ -1,6 +1,7 @@
 """Puts the parts together as the configuration says."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import redis
@@ -67,6 +68,17 @@ def open_parts(config: Config, observe: Observe | None = None) -> Parts:
     at_once = max(1, round(per_second * AT_ONCE_SECONDS)) if per_second else None
     folder = Folder(refresher, registry, config.dingtalk.settle_seconds, at_once)
     return Parts(config, connection, store, clock, readers, refresher, folder, registry)
+
+
+@contextmanager
+def migrated(config: Config) -> Iterator[Store]:
+    """The datastore alone, open while this lasts. Raises DatastoreOutdated."""
+    store = open_store(config.datastore.url)
+    try:
+        migrate.check(store)
+        yield store
+    finally:
+        store.close()
 
 
 def readers_of(config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> Readers:

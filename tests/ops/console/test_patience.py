@@ -8,8 +8,8 @@ from pathlib import Path
 from bridge import queues
 from bridge.config import Config
 from bridge.queues import Patience
-from ops.cli import CONSOLE_CONNECT_SECONDS
 from ops.console.app import create_console
+from ops.verbs.processes import CONSOLE_CONNECT_SECONDS
 from tests.installation import settings
 from tests.ops.console.visitor import PASSWORD, Visitor
 from tests.servers import redis_process

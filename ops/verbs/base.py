@@ -1,0 +1,54 @@
+"""What every verb shares: faults as clear lines, exit codes, examples, and the corps that are meant."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import click
+import redis
+from sqlalchemy.exc import DBAPIError
+
+from bridge.errors import BridgeError, ConfigError, UnknownApp
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+#: Exit codes: wrong usage or configuration, and an operation that failed.
+USAGE, FAILED = 2, 1
+
+#: An option of most verbs.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def example(text: str) -> str:
+    """The help's last paragraph."""
+    return f"Example: {text}"
+
+
+def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Faults as one clear line each, and the exit code that fits."""
+
+    @wraps(verb)
+    def door(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return verb(*args, **kwargs)
+        except ConfigError as error:
+            for fault in error.faults:
+                click.echo(fault, err=True)
+            sys.exit(USAGE)
+        except UnknownApp as error:
+            click.echo(f"{error} in config.yaml", err=True)
+            sys.exit(USAGE)
+        except BridgeError as error:
+            click.echo(str(error), err=True)
+        except redis.RedisError as error:
+            # Behind the colon of a sentinel's error stands how its connections are made.
+            line = str(error).partition("\n")[0].partition(" : ")[0]
+            click.echo(f"Redis cannot be used: {line}; see redis.url in config.yaml", err=True)
+        except DBAPIError as error:
+            line = str(error.orig).partition("\n")[0]
+            click.echo(f"the datastore cannot be used: {line}; see datastore.url in config.yaml", err=True)
+        sys.exit(FAILED)
+
+    return door
