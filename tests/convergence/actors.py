@@ -1,6 +1,8 @@
 """Whoever works beside others, one step at a time: it runs until its next pause, and nobody else runs meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Self, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -9,6 +11,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 POINTS = ("claimed", "versions", "noted", "asked", "read", "written")
 #: Steps after which one that has not ended its turn never will.
 MANY = 2000
+
+T = TypeVar("T")
 
 
 class Actor:
@@ -53,6 +57,30 @@ class Actor:
         while True:
             self.busy = self._turn()
             pause("")
+
+
+class Inline:
+    """In place of a ThreadPoolExecutor: the actor does it all by itself, so that its every call can be met."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def map(self, work: Callable[[Any], T], given: Iterable[Any]) -> Iterator[T]:
+        return map(work, given)
 
 
 def acting() -> bool:

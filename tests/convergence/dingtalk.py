@@ -1,6 +1,7 @@
 """A client of the simulator without HTTP: its own handlers answer, as late, as stale or as badly as the test says."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from simulator import api_departments, api_roles, api_users
@@ -10,12 +11,14 @@ from simulator.params import Params
 from simulator.world import World
 from tests.convergence.actors import pause
 from workers import answers
-from workers.answers import Department, Json, RoleGroup, Scope, User
+from workers.answers import Branch, Department, Json, Page, RoleGroup, Scope, User
 from workers.errors import ApiError, Throttled, Transient, from_code
 
 T = TypeVar("T")
 Handler = Callable[[Call], Body]
 
+#: Rows of a page: few, so that lists have several.
+PAGE = 2
 #: What readers ask.
 HANDLERS: tuple[Handler, ...] = (api_users.user_get, api_departments.department_get, api_roles.role_list)
 #: What may stand against a call.
@@ -23,7 +26,7 @@ FAULTS: tuple[ApiError, ...] = (Transient("-1", "busy"), Throttled("90018", "too
 
 
 class Client:
-    """What `workers.dingtalk.DingTalk` gives to readers and copies."""
+    """What `workers.dingtalk.DingTalk` gives to readers, copies and comparisons."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -46,13 +49,24 @@ class Client:
     def sub_departments(self, dept_id: int, *, live: bool = True) -> list[int]:
         return self._ask(api_departments.department_listsubid, answers.read_department_ids, dept_id=dept_id)
 
+    def branches(self, dept_id: int, *, live: bool = True) -> list[Branch]:
+        return self._ask(api_departments.department_listsub, answers.read_branches, dept_id=dept_id)
+
+    def users_page(self, dept_id: int, cursor: int = 0, *, live: bool = True) -> Page[User]:
+        read = partial(answers.read_users, dept_id=dept_id, cursor=cursor, size=PAGE)
+        return self._ask(api_users.user_list, read, dept_id=dept_id, cursor=cursor, size=PAGE)
+
+    def role_members(self, role_id: int, offset: int = 0, *, live: bool = True) -> Page[str]:
+        read = partial(answers.read_role_members, offset=offset, size=PAGE)
+        return self._ask(api_roles.role_simplelist, read, role_id=role_id, size=PAGE, offset=offset)
+
     def user_ids(self, dept_id: int, *, live: bool = True) -> list[str]:
         return self._ask(api_users.user_listid, answers.read_userids, dept_id=dept_id)
 
     def admins(self, *, live: bool = True) -> list[tuple[str, int]]:
         return self._ask(api_users.user_listadmin, answers.read_admins)
 
-    def scopes(self, *, live: bool = True) -> Scope:
+    def scopes(self, *, live: bool = True, fresh: bool = False) -> Scope:
         return self._ask(api_departments.auth_scopes, answers.read_scope)
 
     def _ask(self, handler: Handler, read: Callable[[Json], T], **asked: Any) -> T:

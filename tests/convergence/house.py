@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from bridge.accept import Acceptor
-from bridge.config import Config
+from bridge.config import Config, HealConfig
 from bridge.events import CONTACT_EVENTS, Entity
 from ops.simulation import sim_app
 from simulator.changes import Changes
@@ -23,7 +23,8 @@ from tests.truth import actual_tables, differing, expected_tables
 from workers.batch import BatchWorker
 from workers.claimer import away
 from workers.claims import MISSING_SECONDS, Claims
-from workers.copy import Copy, Progress
+from workers.comparison import Comparison
+from workers.copy import Copy
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError
 from workers.fold import Folder
@@ -34,13 +35,12 @@ from workers.refresh import Noted, Refresher
 from workers.registry import Registry
 from workers.store import reads, tables
 from workers.store.engine import Store
-from workers.store.reads import Due, Priority
 
 WORKERS = ("a", "b")
 #: Seconds after which answers have settled: more than the most stale answer and all steps of Redis' clock, together.
 SETTLE_SECONDS = 10
 #: Rounds of all actors after which what is left never ends.
-MANY = 500
+MANY = 2000
 #: What a call of Redis or of the datastore may end with; whether it was done is unknown.
 REDIS_AWAY = redis.ConnectionError("away")
 DATASTORE_AWAY = OperationalError("", None, sqlite3.OperationalError("away"))
@@ -119,20 +119,23 @@ class House:
         self.actors[name] = Actor(name, turn)
 
     def start_copy(self) -> None:
-        """A full copy begins, beside the workers."""
-        steps: Iterator[Progress] = self._copy().run()
-        last: Progress | None = None
+        """A full copy begins beside the workers, or goes on where another was broken off."""
+        self._start("copy", Copy(self.store, self._clock, self._folder, self._client, CORP).run())
 
+    def start_comparison(self) -> None:
+        """A comparison that mends begins, beside the workers."""
+        self._start("comparison", self._comparison().run())
+
+    def _start(self, name: str, steps: Iterator[object]) -> None:
         def turn() -> bool:
-            nonlocal steps, last
-            known = last
+            nonlocal steps
             try:
-                last = next(steps, known)
+                return next(steps, None) is not None
             except (ApiError, redis.RedisError, DBAPIError):
                 steps = iter(())
-            return last != known
+                return False
 
-        self.actors["copy"] = Actor("copy", turn)
+        self.actors[name] = Actor(name, turn)
 
     def kill(self, name: str) -> None:
         """As kill -9, and its lease runs out."""
@@ -181,25 +184,26 @@ class House:
         """Let these end their turn, and one of them work, while time passes, until nothing is left that it could do."""
         for name in names:
             self.actors[name].turn()
+        first, *others = names
+        beside = [self.actors[name] for name in others if name not in WORKERS]
         for _ in range(MANY):
-            if not self.actors[names[0]].turn() and not self._wait(names):
+            busy = [actor.turn() for actor in (self.actors[first], *beside)]
+            if not any(busy) and not self._wait(names):
                 return
         raise AssertionError(f"never done: {self._left()}")
 
     def repair(self) -> None:
-        """What makes up for lost events. Until there is a comparison: all that is known to either side is read."""
-        now = self._clock.now().micros
-        with self.store.writing() as sql:
-            reads.schedule(sql, [Due(entity, now, "repair", None, Priority.COPY) for entity in self.known()])
-        self.start_copy()
-        while self.actors["copy"].turn():
+        """What makes up for lost events: a comparison whose removals somebody allows."""
+        for _ in self._comparison(allow_removals=True, allow_scope=True).run():
             pass
-        del self.actors["copy"]
         self.work_off(*self.actors)
 
-    def _copy(self) -> Copy:
-        client: DingTalk = self.client  # type: ignore[assignment]
-        return Copy(self.store, self._clock, self._folder, client, CORP)
+    @property
+    def _client(self) -> DingTalk:
+        return self.client  # type: ignore[return-value]
+
+    def _comparison(self, **overrides: bool) -> Comparison:
+        return Comparison(self.store, self._clock, self._client, CORP, HealConfig(), **overrides)
 
     def _wait(self, names: tuple[str, ...]) -> bool:
         """Let time pass until the next thing comes due; False where nothing will."""
@@ -228,7 +232,8 @@ class House:
         return f"{rows} {self.connection.keys('rq:*')}"
 
     def _keep(self) -> None:
-        """Every example begins with what stands here now."""
+        """Every example begins with what stands here now, and no earlier: a read of later would cover its events."""
+        self.times.beginning = self.times.present
         with self.store.writing() as sql:
             for table in tables.metadata.sorted_tables:
                 self._again.append(f"DELETE FROM {table.name}")

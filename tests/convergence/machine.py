@@ -45,7 +45,7 @@ _OFTEN = (
 )
 KINDS = st.sampled_from([*(kind for kind in CONTACT_EVENTS if kind != "org_remove"), *_OFTEN * 2, "org_remove"])
 WORKERS = st.sampled_from(["a", "b"])
-ACTORS = st.sampled_from(["a", "a", "a", "b", "b", "b", "copy"])
+ACTORS = st.sampled_from([*"aaabbb", "copy", "comparison"])
 #: Mostly the first, so that one thing meets another.
 FEW = st.sampled_from([0, 0, 0, 1, 2, 3])
 
@@ -168,6 +168,11 @@ class Convergence(RuleBasedStateMachine):
     @rule()
     def copy(self) -> None:
         self.house.start_copy()
+
+    @precondition(lambda self: "comparison" not in self.house.actors)
+    @rule()
+    def compare(self) -> None:
+        self.house.start_comparison()
 
     # DingTalk, time, Redis
 

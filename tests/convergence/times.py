@@ -11,13 +11,13 @@ import redis
 
 from bridge import accept
 from simulator import tenant
-from tests.convergence.actors import acting, pause
-from workers import claimer, claims, moment
+from tests.convergence.actors import Inline, acting, pause
+from workers import claimer, claims, copy, moment
 from workers.moment import SECOND
 
 #: What the scripts read in place of TIME and INFO.
 _TIME_KEY, _INFO_KEY = "test:time", "test:info"
-#: When every example begins: seconds since 1970.
+#: When all begins: seconds since 1970.
 BEGINNING = 1_700_000_000
 
 
@@ -26,10 +26,12 @@ class Times:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
+        #: When every example begins.
+        self.beginning = BEGINNING * SECOND
         self.begin()
 
     def begin(self) -> None:
-        self.present = BEGINNING * SECOND
+        self.present = self.beginning
         self.ahead = 0
         self._lives = 1
         self.show()
@@ -61,6 +63,15 @@ class Times:
 @contextmanager
 def turned_by_hand(times: Times) -> Iterator[Times]:
     """Whoever asks for the time or waits for it while this lasts is answered by `times`."""
+    sleep = time.sleep
+
+    def asleep(seconds: float) -> None:
+        if acting():
+            pause("asleep")
+            times.pass_by(round(seconds * SECOND))
+        else:
+            sleep(seconds)
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (accept, moment, claims):
             for name, text in list(vars(module).items()):
@@ -70,7 +81,8 @@ def turned_by_hand(times: Times) -> Iterator[Times]:
                         module, name, text.replace("redis.call('INFO', 'server')", f"redis.call('GET', '{_INFO_KEY}')")
                     )
         patch.setattr(tenant, "time", types.SimpleNamespace(monotonic=lambda: times.present / SECOND))
-        patch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: pause("asleep") if acting() else sleep(seconds))
+        patch.setattr(time, "sleep", asleep)
+        patch.setattr(copy, "ThreadPoolExecutor", Inline)
         # Claims are taken back when the test says so.
         patch.setattr(claimer, "SWEEP_SECONDS", math.inf)
         yield times
