@@ -19,6 +19,8 @@ from workers.moment import SECOND
 _TIME_KEY, _INFO_KEY = "test:time", "test:info"
 #: When all begins: seconds since 1970.
 BEGINNING = 1_700_000_000
+#: Seconds that a sleep lasts at least: whoever looks again and again for minutes would take long.
+LEAST_SLEEP = 2.0
 
 
 class Times:
@@ -68,7 +70,7 @@ def turned_by_hand(times: Times) -> Iterator[Times]:
     def asleep(seconds: float) -> None:
         if acting():
             pause("asleep")
-            times.pass_by(round(seconds * SECOND))
+            times.pass_by(round(max(seconds, LEAST_SLEEP) * SECOND))
         else:
             sleep(seconds)
 
