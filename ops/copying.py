@@ -26,6 +26,7 @@ from bridge.config import Config
 from bridge.errors import BridgeError
 from ops import compose
 from ops.compose import Parts
+from workers import jobs
 from workers.copy import Copy, Progress
 from workers.errors import ApiError
 
@@ -64,8 +65,11 @@ class Display(Protocol):
     def show(self, corp_id: str, progress: Progress) -> None: ...
 
 
-def copy_all(config: Config, corp_ids: Sequence[str]) -> Result:
-    """Copy these corps. Raises BridgeError where one cannot be read by any app, and where it is interrupted."""
+def copy_all(config: Config, corp_ids: Sequence[str], with_jobs: bool) -> Result:
+    """Copy these corps; users' functions run for a first copy, too, where `with_jobs`.
+
+    Raises BridgeError where one cannot be read by any app, and where it is interrupted.
+    """
     calls = Calls()
     parts = compose.open_parts(config, calls.observe)
     begun = time.monotonic()
@@ -74,7 +78,7 @@ def copy_all(config: Config, corp_ids: Sequence[str]) -> Result:
     try:
         with _display() as display:
             for corp_id in corp_ids:
-                found += _copy(parts, corp_id, display, faults)
+                found += _copy(parts, corp_id, with_jobs, display, faults)
     except KeyboardInterrupt:
         raise BridgeError("interrupted; within a day `dingbridge sync` goes on from here") from None
     finally:
@@ -88,18 +92,21 @@ def told(result: Result) -> str:
     return "\n".join([*lines, *(f"{count:>9} {call}" for call, count in result.calls.items())])
 
 
-def _copy(parts: Parts, corp_id: str, display: Display, faults: list[str]) -> int:
+def _copy(parts: Parts, corp_id: str, with_jobs: bool, display: Display, faults: list[str]) -> int:
     client = parts.readers.client(corp_id)
     if client is None:
         raise BridgeError(f"no app has the credentials to read {corp_id}: set app_key and app_secret")
+    copy = Copy(parts.store, parts.clock, parts.folder, client, corp_id, with_jobs=with_jobs)
     found = 0
     try:
-        for progress in Copy(parts.store, parts.clock, parts.folder, client, corp_id).run():
+        for progress in copy.run():
             display.show(corp_id, progress)
             found = progress.found
             faults += progress.faults
     except ApiError as error:
         faults.append(f"{corp_id} is not complete: {error}")
+    finally:
+        jobs.Dispatcher(parts.store, parts.connection).dispatch(copy.lanes)
     return found
 
 

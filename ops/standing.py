@@ -3,7 +3,7 @@
 Of people it tells ids and the names of columns, never a value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from bridge import queues
 from bridge.events import ROOT_DEPARTMENT, Entity, Event
 from ops.userjobs import jobs_of
 from workers.moment import SECOND
+from workers.pending import waiting
 from workers.refresh import GUARDED
 from workers.replay import rebuilt
 from workers.store import tables
@@ -28,14 +29,20 @@ from workers.store.tables import changes, events, reads
 
 #: Changes that are shown of one entity, and events that name it; the newest.
 SHOWN = 20
+#: In place of a row.
+_UNREAD: Mapping[str, Any] = {"fetched_at": None, "deleted_at": None}
 
 
 class _Kind(NamedTuple):
-    """A kind of entity: its table, and the column of its id."""
+    """A kind of entity: its table, the column of its id, and where an event names it, if it can."""
 
     name: ChangeKind
     table: Table
     key: str
+    named: str | None
+
+    def names(self, event: Event, entity_id: str) -> bool:
+        return self.named is not None and entity_id in map(str, getattr(event, self.named))
 
     def read(self, corp_id: str, entity_id: str) -> Entity:
         """What is read to know it."""
@@ -47,11 +54,11 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind("user", tables.users, "userid"),
-    _Kind("department", tables.departments, "dept_id"),
-    _Kind("role", tables.roles, "role_id"),
-    _Kind("role_group", tables.role_groups, "group_id"),
-    _Kind("corp", tables.corps, "corp_id"),
+    _Kind("user", tables.users, "userid", "user_ids"),
+    _Kind("department", tables.departments, "dept_id", "dept_ids"),
+    _Kind("role", tables.roles, "role_id", "role_ids"),
+    _Kind("role_group", tables.role_groups, "group_id", "role_ids"),
+    _Kind("corp", tables.corps, "corp_id", None),
 )
 
 
@@ -113,21 +120,32 @@ def _queued(event_id: str, connection: redis.Redis) -> tuple[Event | None, dict[
 
 
 def _entities(entity_id: str, connection: redis.Redis, sql: Connection) -> Iterator[dict[str, Any]]:
-    """Every entity of that id, whatever its kind and its corp."""
+    """Every entity of that id, whatever its kind and its corp; of one without a row, what waits in Redis."""
+    queued = [event for event in waiting(connection) if any(kind.names(event, entity_id) for kind in _KINDS)]
     for kind in _KINDS:
         column = kind.table.c[kind.key]
         numeric = not isinstance(column.type, sa.Text)
         if numeric and not (entity_id.isdecimal() and int(entity_id) < 2**63):
             continue
         query = sa.select(kind.table).where(column == (int(entity_id) if numeric else entity_id))
-        for row in sql.execute(query).mappings():
-            yield _entity(kind, entity_id, dict(row), connection, sql)
+        rows = {row["corp_id"]: dict(row) for row in sql.execute(query).mappings()}
+        naming = [event for event in queued if kind.names(event, entity_id)]
+        # An event that names a role may mean a group.
+        unknown = {event.corp_id for event in naming if event.corp_id} if kind.name != "role_group" else set()
+        for corp_id in [*rows, *sorted(unknown - rows.keys())]:
+            mine = [event for event in naming if event.corp_id == corp_id]
+            yield _entity(kind, entity_id, corp_id, rows.get(corp_id, _UNREAD), mine, connection, sql)
 
 
 def _entity(
-    kind: _Kind, entity_id: str, row: Mapping[str, Any], connection: redis.Redis, sql: Connection
+    kind: _Kind,
+    entity_id: str,
+    corp_id: str,
+    row: Mapping[str, Any],
+    queued: Sequence[Event],
+    connection: redis.Redis,
+    sql: Connection,
 ) -> dict[str, Any]:
-    corp_id = row["corp_id"]
     same = (changes.c.corp_id == corp_id, changes.c.entity == kind.name, changes.c.entity_id == entity_id)
     latest = sa.select(changes).where(*same).order_by(changes.c.seq.desc()).limit(SHOWN)
     rows = [dict(change) for change in sql.execute(latest).mappings()]
@@ -138,14 +156,20 @@ def _entity(
         "deleted_at": row["deleted_at"],
         "visible": row.get("visible", True),
         "read": _read(sql, kind.read(corp_id, entity_id)),
-        "events": _naming(sql, kind, corp_id, entity_id),
+        "events": [*map(_waiting, queued[:SHOWN]), *_naming(sql, kind, corp_id, entity_id, {one.id for one in queued})],
         "changes": [_change(change) for change in rows],
         "jobs": jobs_of(None, [change["seq"] for change in rows], connection, sql),
     }
 
 
-def _naming(sql: Connection, kind: _Kind, corp_id: str, entity_id: str) -> list[dict[str, Any]]:
-    """The newest events that name the entity; those still waiting in Redis are known by their own ids alone."""
+def _waiting(event: Event) -> dict[str, Any]:
+    return {"id": event.id, "type": event.type, "status": "waiting", "received_at": None}
+
+
+def _naming(
+    sql: Connection, kind: _Kind, corp_id: str, entity_id: str, queued: Collection[str]
+) -> list[dict[str, Any]]:
+    """The newest recorded events that name the entity, without those that lie in Redis."""
     listed = "role" if kind.name == "role_group" else kind.name
     if listed not in ID_COLUMNS:
         return []
@@ -153,7 +177,7 @@ def _naming(sql: Connection, kind: _Kind, corp_id: str, entity_id: str) -> list[
     named = names(sql, listed, entity_id if listed == "user" else int(entity_id))
     query = sa.select(*wanted).where(events.c.corp_id == corp_id, named)
     latest = query.order_by(events.c.received_at.desc()).limit(SHOWN)
-    return [dict(row) for row in sql.execute(latest).mappings()]
+    return [dict(row) for row in sql.execute(latest).mappings() if row["id"] not in queued]
 
 
 def _read(sql: Connection, entity: Entity) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bridge.events import Entity
 from workers.answers import Scope
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, QuotaSpent, Throttled
-from workers.fold import Folder
+from workers.fold import Folder, Outcome
 from workers.moment import Moment, RedisClock
 from workers.store import comparisons, copies, reads
 from workers.store.copies import Unlisted
@@ -54,12 +54,26 @@ class Copy:
     What it found is in the datastore alone, so its memory does not grow with the corp.
     """
 
-    def __init__(self, store: Store, clock: RedisClock, folder: Folder, client: DingTalk, corp_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: RedisClock,
+        folder: Folder,
+        client: DingTalk,
+        corp_id: str,
+        *,
+        with_jobs: bool = False,
+    ) -> None:
+        """Users' functions stay quiet about a corp's first copy, unless `with_jobs`."""
         self._store = store
         self._clock = clock
         self._folder = folder
         self._client = client
         self._corp_id = corp_id
+        self._with_jobs = with_jobs
+        self._priority = Priority.COPY
+        #: Lanes of the outbox in which jobs now wait.
+        self.lanes: set[str] = set()
         #: Attempts at listing, by department; 0 is the scope.
         self._lists: Counter[int] = Counter()
         self._reads: Counter[Entity] = Counter()
@@ -78,6 +92,8 @@ class Copy:
         now = self._clock.now()
         with self._store.writing() as connection:
             begun, self._found = copies.begin(connection, self._corp_id, now)
+            first = comparisons.state(connection, self._corp_id, now.micros).copied_at is None
+        self._priority = Priority.COPY if first and not self._with_jobs else Priority.HEAL
         self._count()
         scope = self._note_scope(begun)
         with ThreadPoolExecutor(LISTS, thread_name_prefix="list") as pool:
@@ -139,7 +155,7 @@ class Copy:
         with self._store.writing() as connection:
             copies.come_upon(connection, self._corp_id, depths)
             copies.set_listed(connection, self._corp_id, listed)
-            new = sum(copies.note(connection, self._corp_id, begun, chunk) for chunk in unread)
+            new = sum(copies.note(connection, self._corp_id, begun, chunk, self._priority) for chunk in unread)
         self._found, self._left = self._found + new, self._left + new
         self._listed += len(listed)
 
@@ -177,28 +193,32 @@ class Copy:
 
     def _count(self) -> None:
         with self._store.reading() as connection:
-            self._left = reads.copying(connection, self._corp_id)
+            self._left = reads.waiting(connection, self._corp_id, self._priority)
 
-    def _work(self) -> tuple[Sequence[Taken], Mapping[Entity, ApiError]]:
-        """Read the next ones that are due; what stands against those that were put off."""
+    def _work(self) -> tuple[Sequence[Taken], Outcome | None]:
+        """Read the next ones that are due; what came of it, if there were any."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
-        return taken, self._folder.apply([], taken).late if taken else {}
+            taken = reads.take(connection, now, BATCH, self._priority, self._corp_id)
+        return taken, self._folder.apply([], taken) if taken else None
 
-    def _account(self, taken: Sequence[Taken], late: Mapping[Entity, ApiError]) -> bool:
+    def _account(self, taken: Sequence[Taken], outcome: Outcome | None) -> bool:
         """What became of them; False when none was due. Raises QuotaSpent."""
+        if outcome is None:
+            return False
+        self.lanes |= outcome.lanes
+        late = outcome.late
         for read in taken:
             if read.entity not in late:
                 self._unread.pop(read.entity, None)
-                self._left -= read.priority == Priority.COPY
+                self._left -= read.event_id is None
         for entity, error in late.items():
             if isinstance(error, QuotaSpent):
                 raise error
             self._reads[entity] += not isinstance(error, Throttled)
             if error.permanent or self._reads[entity] >= MAX_ATTEMPTS:
                 self._unread[entity] = str(error)
-        return bool(taken)
+        return True
 
     def _users(self, userids: Iterable[str]) -> Iterator[Entity]:
         return (Entity(self._corp_id, "user", userid) for userid in userids)

@@ -20,16 +20,18 @@ from workers.errors import ApiError
 @click.command(epilog=example("dingbridge sync --corp dingcorpid"))
 @click.option("--app", "app_name", help="Copy the corp of this app.")
 @click.option("--corp", help="Copy this corp.")
+@click.option("--jobs", "with_jobs", is_flag=True, help="Run users' functions for a first copy, too.")
 @json_option
 @guarded
-def sync(app_name: str | None, corp: str | None, as_json: bool) -> None:
+def sync(app_name: str | None, corp: str | None, with_jobs: bool, as_json: bool) -> None:
     """Full copy of an organisation; returns when it is complete. Live events go first.
 
-    One that was killed goes on where it stood, for a day.
+    One that was killed goes on where it stood, for a day. Users' functions run for what a later copy changes, and stay
+    quiet about a corp's first.
     """
     logs.configure("sync")
     config = configuration.load()
-    result = copying.copy_all(config, _corps(config, app_name, corp))
+    result = copying.copy_all(config, _corps(config, app_name, corp), with_jobs)
     show(result._asdict(), as_json, copying.told(result))
     for fault in result.faults:
         click.echo(fault, err=True)

@@ -172,6 +172,23 @@ def test_an_entity_tells_its_reads_events_changes_and_jobs(place: Installation) 
     assert "changed    user delete" in text
 
 
+def test_an_entity_tells_of_events_that_wait_also_before_its_first_read(place: Installation) -> None:
+    userid = someone(place)["userid"]
+    tell(place, userid, "e1")
+    (unread,) = found(place, userid)["entities"]
+    assert [(event["id"], event["status"]) for event in unread["events"]] == [("e1", "waiting")]
+    text = told(place, userid)
+    assert text.startswith(f"user {userid} of {CORP}\n  unread     user {userid}\n")
+    assert "\n  event      e1 user_modify_org waiting" in text
+    place.work_off()
+    tell(place, userid, "e2")
+    tell(place, userid, "e1", again=True)
+    (known,) = found(place, userid)["entities"]
+    assert sorted((event["id"], event["status"]) for event in known["events"]) == [("e1", "waiting"), ("e2", "waiting")]
+    place.work_off()
+    assert {event["status"] for event in found(place, userid)["entities"][0]["events"]} <= {"applied", "folded"}
+
+
 def test_a_role_its_group_and_the_corp_have_a_story_too(place: Installation) -> None:
     message = {"EventType": "label_conf_add", "eventId": "e1", "CorpId": CORP}
     change = {"EventType": "org_change", "eventId": "e2", "CorpId": CORP}

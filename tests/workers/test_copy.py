@@ -29,6 +29,8 @@ from workers.registry import Registry
 from workers.store import copies, tables
 from workers.store.draft import ChangeKind
 
+KINDS: list[ChangeKind] = ["user", "department", "role", "role_group", "corp"]
+
 
 @pytest.fixture
 def place(redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Installation]:
@@ -134,17 +136,38 @@ def test_it_makes_no_call_too_many(one_place: Installation) -> None:
     }
 
 
+def with_functions(place: Installation) -> Folder:
+    """A folder for which every change has a function."""
+    registry = Registry()
+    registry.on_change(*KINDS)(lambda change, directory: None)
+    return Folder(Refresher(place.parts.store, place.parts.clock, place.parts.readers), registry, 1.0)
+
+
 def test_a_first_copy_runs_no_functions(redis_url: str, tmp_path: Path) -> None:
     with installed(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, users=300) as place:
-        registry = Registry()
-        kinds: list[ChangeKind] = ["user", "department", "role", "role_group", "corp"]
-        registry.on_change(*kinds)(lambda change, directory: None)
-        parts = place.parts
-        folder = Folder(Refresher(parts.store, parts.clock, parts.readers), registry, 1.0)
-        copy(place, folder=folder)
-        assert {row["entity"] for row in place.rows(tables.changes)} == set(kinds)
+        copy(place, folder=with_functions(place))
+        assert {row["entity"] for row in place.rows(tables.changes)} == set(KINDS)
         assert place.rows(tables.outbox) == []
         assert differences(place) == []
+
+
+def test_it_runs_them_where_somebody_asks_for_it(one_place: Installation) -> None:
+    parts = one_place.parts
+    folder = with_functions(one_place)
+    first = Copy(parts.store, parts.clock, folder, the_client(one_place), CORP, with_jobs=True)
+    assert list(first.run())[-1].faults == []
+    owed = {row["change_seq"] for row in one_place.rows(tables.outbox)}
+    assert owed == {row["seq"] for row in one_place.rows(tables.changes)}
+    assert {lane for row in one_place.rows(tables.outbox) if (lane := row["lane"])} == first.lanes
+
+
+def test_a_later_copy_runs_them_for_what_it_changes(one_place: Installation) -> None:
+    copy(one_place)
+    known = {row["seq"] for row in one_place.rows(tables.changes)}
+    one_place.simulator.change("acme", event="user_modify_org", deliver=False)
+    copy(one_place, folder=with_functions(one_place))
+    owed = {row["change_seq"] for row in one_place.rows(tables.outbox)}
+    assert owed == {row["seq"] for row in one_place.rows(tables.changes)} - known != set()
 
 
 def test_it_is_complete_though_a_worker_reads_beside_it(place: Installation) -> None:

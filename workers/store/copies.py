@@ -10,6 +10,7 @@ from bridge.events import Entity
 from workers.moment import SECOND, Moment
 from workers.store import reads
 from workers.store.draft import insert_ignoring
+from workers.store.reads import Priority
 from workers.store.tables import copies, copy_departments
 
 #: Microseconds after which a copy that was broken off is begun anew: what it read first is too old by then.
@@ -67,9 +68,9 @@ def set_listed(connection: Connection, corp_id: str, listed: Mapping[int, bool])
         connection.execute(done.values(listed=outcome))
 
 
-def note(connection: Connection, corp_id: str, begun: Moment, entities: Collection[Entity]) -> int:
+def note(connection: Connection, corp_id: str, begun: Moment, entities: Collection[Entity], priority: Priority) -> int:
     """Note reads of these for the copy that began then; how many are new."""
-    new = reads.add_copy(connection, entities, begun.micros)
+    new = reads.add_copy(connection, entities, begun.micros, priority)
     connection.execute(sa.update(copies).where(copies.c.corp_id == corp_id).values(found=copies.c.found + new))
     return new
 

@@ -19,7 +19,7 @@ class Priority(IntEnum):
     """The lower goes first: what somebody waits for, before what merely has to be done."""
 
     EVENT = 0
-    #: A comparison asks for it: nobody waits, but users' functions are owed what it changes.
+    #: A comparison or a later copy asks for it: nobody waits, but users' functions are owed what it changes.
     HEAL = 5
     #: A first copy or a replay: quiet.
     COPY = 10
@@ -84,7 +84,7 @@ def add(connection: Connection, wanted: Iterable[Due]) -> int:
     return len(connection.scalars(statement, rows).all())
 
 
-def add_copy(connection: Connection, entities: Collection[Entity], due_at: int) -> int:
+def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, priority: Priority) -> int:
     """Note reads of a full copy; how many are new. What is noted already stays, but what was tried in vain is due.
 
     Users come after all that is due at the same time: one whose department is not there yet would ask for it again.
@@ -102,7 +102,7 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int) 
     )
     new = [
         dict(zip(key_columns(reads), key, strict=True))
-        | {"due_at": due_at + (key[1] == "user"), "priority": int(Priority.COPY), "cause": "copy"}
+        | {"due_at": due_at + (key[1] == "user"), "priority": int(priority), "cause": "copy"}
         for key in keys
         if key not in known
     ]
@@ -116,7 +116,7 @@ def resume_copy(connection: Connection, corp_id: str, now: int) -> None:
     tried = sa.or_(reads.c.taken_until > now, reads.c.attempts > 0)
     connection.execute(
         sa.update(reads)
-        .where(reads.c.corp_id == corp_id, reads.c.priority == int(Priority.COPY), tried)
+        .where(reads.c.corp_id == corp_id, reads.c.priority >= int(Priority.HEAL), tried)
         .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
     )
 
@@ -185,12 +185,6 @@ def next_due(connection: Connection) -> int | None:
 def waiting(connection: Connection, corp_id: str, priority: Priority) -> int:
     """How many reads are noted for a corp that no event led to, none less urgent than `priority`."""
     mine = (reads.c.corp_id == corp_id, reads.c.priority <= int(priority), reads.c.event_id.is_(None))
-    return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
-
-
-def copying(connection: Connection, corp_id: str) -> int:
-    """How many reads of a full copy are noted for a corp."""
-    mine = (reads.c.corp_id == corp_id, reads.c.priority == int(Priority.COPY))
     return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
 
 
