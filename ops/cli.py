@@ -1,42 +1,54 @@
 """The command line: each verb is a door to what does the work."""
 
 import os
+from importlib import import_module
 
 import click
 
-from ops import demo
-from ops.verbs import processes, records, repairs, trials
 from ops.verbs.base import guarded
 
+#: Where each verb stands. It is loaded when it is called: all of them together take a second.
+VERBS = {
+    "run": "ops.verbs.web:run",
+    "serve": "ops.verbs.web:serve_command",
+    "work": "ops.verbs.labour:work",
+    "jobs": "ops.verbs.labour:jobs_command",
+    "clock": "ops.verbs.labour:clock",
+    "console": "ops.verbs.web:console",
+    "simulate": "ops.verbs.web:simulate",
+    "change": "ops.verbs.trials:change",
+    "send": "ops.verbs.trials:send",
+    "sync": "ops.verbs.repairs:sync",
+    "recover": "ops.verbs.repairs:recover",
+    "drift": "ops.verbs.repairs:drift",
+    "heal": "ops.verbs.repairs:heal",
+    "migrate": "ops.verbs.records:migrate_command",
+    "drain": "ops.verbs.records:drain",
+    "status": "ops.verbs.records:status",
+    "replay": "ops.verbs.records:replay_command",
+    "forget": "ops.verbs.records:forget_command",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class Verbs(click.Group):
+    """Finds the verbs by their names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module, _, name = VERBS.get(cmd_name, "").partition(":")
+        verb: click.Command | None = getattr(import_module(module), name) if module else None
+        return verb
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dingbridge")
 @click.option("--demo", "of_demo", is_flag=True, help="Speak to what `dingbridge run --demo` runs in this folder.")
 @guarded
 def main(of_demo: bool) -> None:
     """Keep a local copy of a company's DingTalk organisation true, and hand every change to your jobs."""
     if of_demo:
+        from ops import demo
+
         os.environ.update(demo.environment(os.environ))
-
-
-for verb in (
-    processes.run,
-    processes.serve_command,
-    processes.work,
-    processes.jobs_command,
-    processes.clock,
-    processes.console,
-    processes.simulate,
-    trials.change,
-    trials.send,
-    repairs.sync,
-    repairs.recover,
-    repairs.drift,
-    repairs.heal,
-    records.migrate_command,
-    records.drain,
-    records.status,
-    records.replay_command,
-    records.forget_command,
-):
-    main.add_command(verb)

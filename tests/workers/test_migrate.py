@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from tests.workers.helpers import Desk
 from workers.errors import DatastoreOutdated
@@ -74,13 +75,14 @@ def test_migrating_again_keeps_the_data(empty: Store) -> None:
     with empty.writing() as connection:
         connection.execute(sa.insert(tables.corps).values(corp_id="ding1", name="One"))
     assert migrate.migrate(empty) == migrate.newest()
+    assert ScriptDirectory.from_config(migrate.configured()).get_current_head() == migrate.newest()
     migrate.check(empty)
     with empty.reading() as connection:
         assert connection.execute(sa.select(tables.corps.c.corp_id, tables.corps.c.name)).all() == [("ding1", "One")]
 
 
 def test_rows_of_the_first_revision_live_on(empty: Store) -> None:
-    config = migrate._config()
+    config = migrate.configured()
     with empty.writing() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")

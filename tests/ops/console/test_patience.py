@@ -9,7 +9,7 @@ from bridge import queues
 from bridge.config import Config
 from bridge.queues import Patience
 from ops.console.app import create_console
-from ops.verbs.processes import CONSOLE_CONNECT_SECONDS
+from ops.verbs.web import CONSOLE_CONNECT_SECONDS
 from tests.installation import settings
 from tests.ops.console.visitor import PASSWORD, Visitor
 from tests.servers import redis_process
