@@ -135,26 +135,32 @@ end
 
 _GIVE_BACK = """
 local wake = KEYS[1]
+local function give_back_one(worker, id)
+  local key = 'rq:job:' .. id
+  local name = redis.call('HGET', key, 'origin')
+  if not name then return 0 end
+  redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
+  redis.call('HSET', key, 'status', 'queued')
+  redis.call('LPUSH', 'rq:queue:' .. name, id)
+  redis.call('LPUSH', wake .. name, '1')
+  return 1
+end
 local function give_back(worker)
   local claimed, given = 'bridge:claimed:' .. worker, 0
   while true do
     local id = redis.call('RPOP', claimed)
     if not id then return given end
-    local key = 'rq:job:' .. id
-    local name = redis.call('HGET', key, 'origin')
-    if name then
-      redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
-      redis.call('HSET', key, 'status', 'queued')
-      redis.call('LPUSH', 'rq:queue:' .. name, id)
-      redis.call('LPUSH', wake .. name, '1')
-      given = given + 1
-    end
+    given = given + give_back_one(worker, id)
   end
 end
 """
 
 _GIVE_BACK_OWN = f"""{_GIVE_BACK}
 return give_back(ARGV[1])
+"""
+
+_HAND_BACK = f"""{_GIVE_BACK}
+if redis.call('LREM', KEYS[2], -1, ARGV[2]) == 1 then give_back_one(ARGV[1], ARGV[2]) end
 """
 
 _SWEEP = f"""{_GIVE_BACK}
@@ -219,6 +225,7 @@ class Claims:
         self._finish_script = connection.register_script(_FINISH)
         self._put_off_script = connection.register_script(_PUT_OFF)
         self._give_back_script = connection.register_script(_GIVE_BACK_OWN)
+        self._hand_back_script = connection.register_script(_HAND_BACK)
         self._sweep_script = connection.register_script(_SWEEP)
 
     def claim(self, limit: int) -> tuple[list[Claim], float | None]:
@@ -258,6 +265,10 @@ class Claims:
     def give_back(self) -> int:
         """Everything this worker still holds goes back to its queues; how many."""
         return int(self._give_back_script(keys=[WAKE_PREFIX], args=[self._worker]))
+
+    def hand_back(self, claim: Claim) -> None:
+        """This one goes back to the front of its queue."""
+        self._hand_back_script(keys=[WAKE_PREFIX, self._claimed], args=[self._worker, claim.job_id])
 
     def renew(self) -> None:
         """Keep the lease."""
