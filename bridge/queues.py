@@ -19,7 +19,7 @@ from bridge.events import Event
 
 #: The function that an event's job names; `dingbridge work` knows it and calls no other.
 EVENT_FUNCTION = "workers.batch.apply"
-#: Seconds an event's job may run before RQ's tools call it overdue.
+#: Seconds a job may run: RQ's tools call it overdue then, and a user's function is interrupted.
 JOB_TIMEOUT = 600
 #: Seconds that a finished job stays to be seen in rq-dashboard.
 RESULT_TTL = 600
@@ -112,14 +112,19 @@ def decode(data: bytes) -> Event:
 
 
 def job_fields(event: Event) -> dict[str, str | bytes | int]:
-    """The hash of a waiting job, as RQ saves one; `accept` adds Redis' own stamp and life."""
+    """The hash of an event's job that waits; `accept` adds Redis' own stamp and life."""
+    return waiting_job(encode(event), events.describe(event), events.queue_of(event.type))
+
+
+def waiting_job(data: bytes, description: str, queue: str) -> dict[str, str | bytes | int]:
+    """The hash of a job that waits, as RQ saves one."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "created_at": now,
         "enqueued_at": now,
-        "data": encode(event),
-        "description": events.describe(event),
-        "origin": events.queue_of(event.type),
+        "data": data,
+        "description": description,
+        "origin": queue,
         "status": "queued",
         "timeout": JOB_TIMEOUT,
         "result_ttl": RESULT_TTL,

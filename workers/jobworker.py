@@ -16,11 +16,12 @@ import structlog
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.engine import Connection
 
+from bridge.queues import JOB_TIMEOUT
 from workers.claimer import Claimer, first_line
 from workers.claims import MAX_LONE_DEATHS, Claim
 from workers.directory import Change, Event, StoreDirectory
 from workers.errors import UnknownJob
-from workers.jobs import JOB_FUNCTION, JOB_TIMEOUT, VERSION
+from workers.jobs import JOB_FUNCTION, VERSION
 from workers.registry import Registry, UserJob
 from workers.store import ledger
 from workers.store.engine import Store

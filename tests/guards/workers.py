@@ -699,7 +699,7 @@ WORKERS: tuple[Guard, ...] = (
         "an enqueued job wakes a worker",
         "it waits until an idle worker looks by itself",
         JOBS,
-        '                pipeline.rpush(WAKE_PREFIX + row["queue"], "1")\n',
+        '                pipeline.rpush(WAKE_PREFIX + queue, *["1"] * min(len(ids), WAKE_LIMIT))\n',
         "",
         (T_DISPATCHER + "test_a_job_wakes_a_worker_that_waits_for_its_queue",),
     ),
