@@ -17,16 +17,14 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
   bridge:wake:<name>       list: see accept.py
 """
 
-import time
 import zlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import redis
 
 from bridge.accept import WAKE_PREFIX
-from bridge.queues import RESULT_TTL
+from bridge.queues import RESULT_TTL, iso_now
 
 #: Seconds that a lease lasts without renewal, and between two renewals.
 LEASE_SECONDS = 12.0
@@ -232,7 +230,7 @@ class Claims:
         """Up to `limit` jobs; where there are none, the seconds until one that was put off comes due."""
         keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
         self._suspects = not self._suspects
-        terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), int(self._suspects)]
+        terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), iso_now(), int(self._suspects)]
         found, soonest, now = self._claim_script(keys=keys, args=[*terms, *self._queues])
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]
@@ -250,7 +248,7 @@ class Claims:
         """These are done; a claim that was swept meanwhile is its next owner's affair."""
         pairs = [part for claim in claims for part in (claim.job_id, claim.queue)]
         if pairs:
-            arguments: list[str | int] = [self._worker, _iso(), RESULT_TTL, *pairs]
+            arguments: list[str | int] = [self._worker, iso_now(), RESULT_TTL, *pairs]
             self._finish_script(keys=[self._claimed, self._worker_key], args=arguments)
 
     def put_off(self, claim: Claim, seconds: float, attempts: int) -> None:
@@ -282,8 +280,3 @@ class Claims:
     def sweep(self) -> int:
         """What workers hold whose lease is gone goes back to its queues; how many jobs."""
         return int(self._sweep_script(keys=[WAKE_PREFIX, CLAIMERS_KEY, MISSING_KEY], args=[MISSING_SECONDS]))
-
-
-def _iso() -> str:
-    """The present as RQ writes it, for people; no decision rests on it."""
-    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
