@@ -183,6 +183,14 @@ BRIDGE: tuple[Guard, ...] = (
         "self._waiting, []",
         (T_TOGETHER + "test_at_most_so_many_threads_share_a_call",),
     ),
+    Guard(
+        "who waits is led by the next of them",
+        "a thread waits for ever, and its callback with it",
+        TOGETHER,
+        "                heirs = self._waiting[:1]\n",
+        "                heirs = []\n",
+        (T_TOGETHER + "test_at_most_so_many_threads_share_a_call",),
+    ),
     # spool
     Guard(
         "an event is synced before it is added",
