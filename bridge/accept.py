@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import redis
 
-from bridge import events
+from bridge import events, queues
 from bridge.errors import NotDurable
 from bridge.events import Event
-from bridge.queues import QUEUES_KEY, job_fields
+from bridge.queues import QUEUES_KEY, WAITING
 
 #: Seconds in which a second event of the same id is a repeat; DingTalk's own retries end after 40 s,
 #: its failed list follows minutes to hours later.
@@ -28,13 +28,13 @@ _ACCEPT = """
 -- rq:failed|finished|scheduled:<type>  zset: a job that is fed in anew leaves them
 -- bridge:wake:<type>      list: see accept.py, as for bridge:accepted and bridge:last
 local queues_key, wake, accepted, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local window, wake_limit, again = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local window, wake_limit, again, now = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4]
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
 local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local at, fresh = 4, {}
-while at <= #ARGV do
-  local id, job, queue, type, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+local fresh = {}
+for at = 5, #ARGV, 5 do
+  local id, job, queue, data, description = unpack(ARGV, at, at + 4)
   local job_key = 'rq:job:' .. job
   local status = redis.call('HGET', job_key, 'status')
   local waits = status == 'queued' or status == 'started' or status == 'scheduled'
@@ -47,21 +47,19 @@ while at <= #ARGV do
       redis.call('ZREM', 'rq:failed:' .. queue, job)
       redis.call('ZREM', 'rq:finished:' .. queue, job)
     end
-    local fields = {'stamp', stamp, 'life', life}
-    for i = at + 5, at + 4 + count do fields[#fields + 1] = ARGV[i] end
-    redis.call('HSET', job_key, unpack(fields))
+    redis.call('HSET', job_key, 'stamp', stamp, 'life', life, 'created_at', now, 'enqueued_at', now, 'data', data,
+      'description', description, 'origin', queue, {WAITING})
     redis.call('SADD', queues_key, 'rq:queue:' .. queue)
     redis.call('RPUSH', 'rq:queue:' .. queue, job)
     redis.call('RPUSH', wake .. queue, '1')
     redis.call('LTRIM', wake .. queue, 0, wake_limit - 1)
-    redis.call('HINCRBY', accepted, type, 1)
-    redis.call('HSET', last, type, stamp)
+    redis.call('HINCRBY', accepted, queue, 1)
+    redis.call('HSET', last, queue, stamp)
     fresh[#fresh + 1] = 1
   end
-  at = at + 5 + count
 end
 return fresh
-"""
+""".replace("{WAITING}", ", ".join(f"'{name}', '{value}'" for name, value in WAITING.items()))
 
 
 class Acceptor:
@@ -76,11 +74,10 @@ class Acceptor:
         `again` feeds in what was accepted before (replay); an event that still waits is a repeat even
         then. Raises NotDurable when Redis did not take them: they may or may not be there.
         """
-        arguments: list[str | bytes | int] = [REPEAT_WINDOW, WAKE_LIMIT, int(again)]
+        arguments: list[str | bytes | int] = [REPEAT_WINDOW, WAKE_LIMIT, int(again), queues.iso_now()]
         for event in batch:
-            fields = [part for pair in job_fields(event).items() for part in pair]
-            queue = events.queue_of(event.type)
-            arguments += [event.id, events.job_id(event.id), queue, queue, len(fields), *fields]
+            arguments += [event.id, events.job_id(event.id), events.queue_of(event.type)]
+            arguments += [queues.encode(event), events.describe(event)]
         try:
             fresh = self._script(keys=[QUEUES_KEY, WAKE_PREFIX, ACCEPTED_KEY, LAST_KEY], args=arguments)
         except redis.RedisError as error:

@@ -19,12 +19,19 @@ from bridge.events import Event
 
 #: The function that an event's job names; `dingbridge work` knows it and calls no other.
 EVENT_FUNCTION = "workers.batch.apply"
-#: Seconds an event's job may run before RQ's tools call it overdue.
+#: Seconds a job may run: RQ's tools call it overdue then, and a user's function is interrupted.
 JOB_TIMEOUT = 600
 #: Seconds that a finished job stays to be seen in rq-dashboard.
 RESULT_TTL = 600
 #: Seconds that a failed job stays to be seen and requeued: thirty days.
 FAILURE_TTL = 30 * 86400
+#: Fields that all waiting jobs have.
+WAITING: Mapping[str, str | int] = {
+    "status": "queued",
+    "timeout": JOB_TIMEOUT,
+    "result_ttl": RESULT_TTL,
+    "failure_ttl": FAILURE_TTL,
+}
 #: Where a sentinel listens when its address names no port.
 SENTINEL_PORT = 26379
 #: Seconds at most for a sentinel's answer; it only says where the master is, the next one knows as well.
@@ -111,17 +118,12 @@ def decode(data: bytes) -> Event:
     return event
 
 
-def job_fields(event: Event) -> dict[str, str | bytes | int]:
-    """The hash of a waiting job, as RQ saves one; `accept` adds Redis' own stamp and life."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return {
-        "created_at": now,
-        "enqueued_at": now,
-        "data": encode(event),
-        "description": events.describe(event),
-        "origin": events.queue_of(event.type),
-        "status": "queued",
-        "timeout": JOB_TIMEOUT,
-        "result_ttl": RESULT_TTL,
-        "failure_ttl": FAILURE_TTL,
-    }
+def waiting_job(data: bytes, description: str, queue: str) -> dict[str, str | bytes | int]:
+    """The hash of a job that waits, as RQ saves one."""
+    at = iso_now()
+    return {"created_at": at, "enqueued_at": at, "data": data, "description": description, "origin": queue, **WAITING}
+
+
+def iso_now() -> str:
+    """The present as RQ writes it, for people; no decision rests on it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -57,6 +57,10 @@ class Claimer(SimpleWorker, ABC):
     def turn(self) -> bool:
         """Take what waits and do it; whether there was anything."""
 
+    def tick(self) -> None:
+        """Every RENEW_SECONDS beside the turns, in a thread of its own."""
+        self.claims.renew()
+
     def wait(self) -> None:
         """Sleep until there may be something to do."""
         limits = [IDLE_SECONDS] if self.put_off_due is None else [IDLE_SECONDS, self.put_off_due]
@@ -140,8 +144,8 @@ class Claimer(SimpleWorker, ABC):
                 log.critical("hangs, and ends itself; what it holds is taken back", seconds=TURN_SECONDS)
                 os._exit(HANGS)
             try:
-                self.claims.renew()
-            except redis.RedisError as error:
+                self.tick()
+            except (redis.RedisError, DBAPIError) as error:
                 log.warning("the lease was not renewed", reason=type(error).__name__)
 
     def _leave(self) -> None:

@@ -17,16 +17,14 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
   bridge:wake:<name>       list: see accept.py
 """
 
-import time
 import zlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import redis
 
 from bridge.accept import WAKE_PREFIX
-from bridge.queues import RESULT_TTL
+from bridge.queues import RESULT_TTL, iso_now
 
 #: Seconds that a lease lasts without renewal, and between two renewals.
 LEASE_SECONDS = 12.0
@@ -135,26 +133,32 @@ end
 
 _GIVE_BACK = """
 local wake = KEYS[1]
+local function give_back_one(worker, id)
+  local key = 'rq:job:' .. id
+  local name = redis.call('HGET', key, 'origin')
+  if not name then return 0 end
+  redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
+  redis.call('HSET', key, 'status', 'queued')
+  redis.call('LPUSH', 'rq:queue:' .. name, id)
+  redis.call('LPUSH', wake .. name, '1')
+  return 1
+end
 local function give_back(worker)
   local claimed, given = 'bridge:claimed:' .. worker, 0
   while true do
     local id = redis.call('RPOP', claimed)
     if not id then return given end
-    local key = 'rq:job:' .. id
-    local name = redis.call('HGET', key, 'origin')
-    if name then
-      redis.call('ZREM', 'rq:wip:' .. name, id .. ':' .. worker)
-      redis.call('HSET', key, 'status', 'queued')
-      redis.call('LPUSH', 'rq:queue:' .. name, id)
-      redis.call('LPUSH', wake .. name, '1')
-      given = given + 1
-    end
+    given = given + give_back_one(worker, id)
   end
 end
 """
 
 _GIVE_BACK_OWN = f"""{_GIVE_BACK}
 return give_back(ARGV[1])
+"""
+
+_HAND_BACK = f"""{_GIVE_BACK}
+if redis.call('LREM', KEYS[2], -1, ARGV[2]) == 1 then give_back_one(ARGV[1], ARGV[2]) end
 """
 
 _SWEEP = f"""{_GIVE_BACK}
@@ -219,13 +223,14 @@ class Claims:
         self._finish_script = connection.register_script(_FINISH)
         self._put_off_script = connection.register_script(_PUT_OFF)
         self._give_back_script = connection.register_script(_GIVE_BACK_OWN)
+        self._hand_back_script = connection.register_script(_HAND_BACK)
         self._sweep_script = connection.register_script(_SWEEP)
 
     def claim(self, limit: int) -> tuple[list[Claim], float | None]:
         """Up to `limit` jobs; where there are none, the seconds until one that was put off comes due."""
         keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
         self._suspects = not self._suspects
-        terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), _iso(), int(self._suspects)]
+        terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), iso_now(), int(self._suspects)]
         found, soonest, now = self._claim_script(keys=keys, args=[*terms, *self._queues])
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]
@@ -243,7 +248,7 @@ class Claims:
         """These are done; a claim that was swept meanwhile is its next owner's affair."""
         pairs = [part for claim in claims for part in (claim.job_id, claim.queue)]
         if pairs:
-            arguments: list[str | int] = [self._worker, _iso(), RESULT_TTL, *pairs]
+            arguments: list[str | int] = [self._worker, iso_now(), RESULT_TTL, *pairs]
             self._finish_script(keys=[self._claimed, self._worker_key], args=arguments)
 
     def put_off(self, claim: Claim, seconds: float, attempts: int) -> None:
@@ -259,6 +264,10 @@ class Claims:
         """Everything this worker still holds goes back to its queues; how many."""
         return int(self._give_back_script(keys=[WAKE_PREFIX], args=[self._worker]))
 
+    def hand_back(self, claim: Claim) -> None:
+        """This one goes back to the front of its queue."""
+        self._hand_back_script(keys=[WAKE_PREFIX, self._claimed], args=[self._worker, claim.job_id])
+
     def renew(self) -> None:
         """Keep the lease."""
         self._connection.set(self._lease, "1", px=round(LEASE_SECONDS * 1000))
@@ -271,8 +280,3 @@ class Claims:
     def sweep(self) -> int:
         """What workers hold whose lease is gone goes back to its queues; how many jobs."""
         return int(self._sweep_script(keys=[WAKE_PREFIX, CLAIMERS_KEY, MISSING_KEY], args=[MISSING_SECONDS]))
-
-
-def _iso() -> str:
-    """The present as RQ writes it, for people; no decision rests on it."""
-    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,10 +1,13 @@
 """The RQ worker that runs users' functions: those that are registered, and nothing else that a job may name."""
 
 import random
+import threading
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -13,11 +16,12 @@ import structlog
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.engine import Connection
 
+from bridge.queues import JOB_TIMEOUT
 from workers.claimer import Claimer, first_line
 from workers.claims import MAX_LONE_DEATHS, Claim
 from workers.directory import Change, Event, StoreDirectory
 from workers.errors import UnknownJob
-from workers.jobs import JOB_FUNCTION, JOB_TIMEOUT, VERSION
+from workers.jobs import JOB_FUNCTION, VERSION
 from workers.registry import Registry, UserJob
 from workers.store import ledger
 from workers.store.engine import Store
@@ -25,47 +29,98 @@ from workers.store.tables import changes, events, outbox
 
 #: Seconds between two attempts, the last for all further ones; each with up to 25 % more.
 RETRY_SECONDS = (5, 30, 120, 600, 1800)
+#: Jobs that are taken at once, at most: they share a commit, and after a kill they may run again.
+BATCH = 32
+#: Seconds that what is taken at once should last: meanwhile no other worker can take it.
+BATCH_SECONDS = 0.1
 
 log = structlog.get_logger()
 
 
+class _Owed(NamedTuple):
+    """A job that was taken: the function that its outbox row names, and what that is called with."""
+
+    claim: Claim
+    outbox_id: int
+    function: str
+    argument: Event | Change
+
+
 class JobWorker(Claimer):
-    """Takes users' jobs one at a time. A function that hangs is interrupted after JOB_TIMEOUT."""
+    """Runs users' jobs one after another. A function that hangs is interrupted after JOB_TIMEOUT."""
 
     def __init__(self, names: Sequence[str], connection: redis.Redis, store: Store, registry: Registry) -> None:
         super().__init__(names, connection)
         self._store = store
         self._registry = registry
+        #: Jobs to take next time, by the pace of the last.
+        self._limit = 1
+        #: Jobs that were taken and are not begun, and those that were run and are not noted as done.
+        self._waiting: deque[_Owed] = deque()
+        self._done: list[_Owed] = []
+        #: Held by whoever tells the stores of them, as `tick` does so beside a turn.
+        self._telling = threading.Lock()
 
     def turn(self) -> bool:
-        """One job."""
+        """As many jobs as should take BATCH_SECONDS."""
+        self._waiting.clear()  # left by a turn that a store broke off; `upkeep` gives it back
+        self._note_done()
         self.upkeep()
-        claims, self.put_off_due = self.claims.claim(1)
-        for claim in claims:
-            self._do(claim)
+        claims, self.put_off_due = self.claims.claim(self._limit)
+        begun = time.monotonic()
+        self._waiting.extend(self._load(claims))
+        while not self.stopping.is_set() and (owed := self._next()):
+            self._do(owed)
+        self._note_done()
+        pace = len(claims) / (time.monotonic() - begun)
+        self._limit = max(1, min(BATCH, round(pace * BATCH_SECONDS)))
         return bool(claims)
 
-    def _do(self, claim: Claim) -> None:
-        try:
-            outbox_id = _read(claim)
-            with self._store.reading() as connection:
-                row = connection.execute(sa.select(outbox).where(outbox.c.id == outbox_id)).mappings().first()
-                argument = None if row is None else _argument(connection, dict(row))
-        except UnknownJob as error:
-            self.fail(claim, str(error))
-            return
-        if row is None or argument is None:
-            self.claims.finish([claim])  # it was done before; this is its second coming
-            return
-        job = self._registry.find(row["function"])
-        if job is None:
-            self._give_up(claim, outbox_id, f"no module of `jobs:` in config.yaml registers {row['function']}")
-        elif claim.lone_deaths >= MAX_LONE_DEATHS:
-            self._give_up(claim, outbox_id, f"it ended {claim.lone_deaths} workers")
-        else:
-            self._call(claim, outbox_id, job, argument)
+    def tick(self) -> None:
+        """Beside a function that takes long, what waits behind it goes to others, and what was done is noted."""
+        super().tick()
+        with self._telling:
+            while self._waiting:
+                self.claims.hand_back(self._waiting.pop().claim)
+        self._note_done()
 
-    def _call(self, claim: Claim, outbox_id: int, job: UserJob, argument: Event | Change) -> None:
+    def _load(self, claims: Sequence[Claim]) -> Iterable[_Owed]:
+        """What these jobs are called with; those that nothing is called for are told at once."""
+        wanted: list[tuple[Claim, int]] = []
+        for claim in claims:
+            try:
+                wanted.append((claim, _read(claim)))
+            except UnknownJob as error:
+                self.fail(claim, str(error))
+        with self._store.reading() as connection:
+            query = sa.select(outbox).where(outbox.c.id.in_({outbox_id for _, outbox_id in wanted}))
+            rows = {row["id"]: row for row in map(dict, connection.execute(query).mappings())}
+            arguments = _arguments(connection, list(rows.values()))
+        for claim, outbox_id in wanted:
+            if (row := rows.get(outbox_id)) is None:
+                self.claims.finish([claim])  # it was done before; this is its second coming
+            elif (argument := arguments.get(outbox_id)) is None:
+                self.fail(claim, _forgotten(row))
+            else:
+                yield _Owed(claim, outbox_id, row["function"], argument)
+
+    def _next(self) -> _Owed | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:  # also where `tick` was quicker
+            return None
+
+    def _do(self, owed: _Owed) -> None:
+        job = self._registry.find(owed.function)
+        if job is None:
+            self._give_up(owed, f"no module of `jobs:` in config.yaml registers {owed.function}")
+        elif owed.claim.lone_deaths >= MAX_LONE_DEATHS:
+            self._give_up(owed, f"it ended {owed.claim.lone_deaths} workers")
+        else:
+            self._call(owed, job)
+
+    def _call(self, owed: _Owed, job: UserJob) -> None:
+        claim, argument = owed.claim, owed.argument
         directory = StoreDirectory(self._store, argument.corp_id)
         try:
             with UnixSignalDeathPenalty(  # type: ignore[no-untyped-call]
@@ -75,7 +130,7 @@ class JobWorker(Claimer):
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the function's; an attempt
             attempts = claim.attempts + 1
             if attempts > job.retries:
-                self._give_up(claim, outbox_id, traceback.format_exc())
+                self._give_up(owed, traceback.format_exc())
                 return
             seconds = RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1] * random.uniform(1.0, 1.25)  # noqa: S311
             log.warning(
@@ -83,16 +138,25 @@ class JobWorker(Claimer):
             )
             self.claims.put_off(claim, seconds, attempts)
             return
-        # The row first: should we die before Redis knows, its second coming finds nothing to do.
-        with self._store.writing() as connection:
-            ledger.finish_job(connection, outbox_id, datetime.now(UTC))
-        self.claims.finish([claim])
+        self._done.append(owed)
 
-    def _give_up(self, claim: Claim, outbox_id: int, reason: str) -> None:
+    def _note_done(self) -> None:
+        """The rows first: should we die before Redis knows, their second coming finds nothing to do."""
+        with self._telling:
+            done = list(self._done)
+            if not done:
+                return
+            with self._store.writing() as connection:
+                ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))
+            self.claims.finish([owed.claim for owed in done])
+            del self._done[: len(done)]
+
+    def _give_up(self, owed: _Owed, reason: str) -> None:
         """Only a person starts it again, from RQ's failed registry."""
         with self._store.writing() as connection:
-            connection.execute(sa.update(outbox).where(outbox.c.id == outbox_id).values(failed_at=datetime.now(UTC)))
-        self.fail(claim, reason)
+            failed = sa.update(outbox).where(outbox.c.id == owed.outbox_id).values(failed_at=datetime.now(UTC))
+            connection.execute(failed)
+        self.fail(owed.claim, reason)
 
 
 def _read(claim: Claim) -> int:
@@ -106,16 +170,28 @@ def _read(claim: Claim) -> int:
     return arguments[0]
 
 
-def _argument(connection: Connection, row: Mapping[str, Any]) -> Event | Change:
-    """What the function is called with: the change that it waited for, else the event. Raises UnknownJob."""
-    if row["change_seq"] is not None:
-        found = connection.execute(sa.select(changes).where(changes.c.seq == row["change_seq"])).mappings().first()
-        if found is None:
-            raise UnknownJob(f"change {row['change_seq']} is no longer kept; see retention.changes")
-        return Change(**found)
-    found = connection.execute(sa.select(events).where(events.c.id == row["event_id"])).mappings().first()
-    if found is None:
-        raise UnknownJob(f"event {row['event_id']} is no longer kept; see retention.events")
-    kept = {name: found[name] for name in ("id", "type", "corp_id", "app", "occurred_at", "payload")}
-    ids = {name: tuple(found[name]) for name in ("user_ids", "dept_ids", "role_ids")}
+def _arguments(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, Event | Change]:
+    """What the functions of these rows are called with, where it is kept: a change, else the event."""
+    seqs = {row["change_seq"] for row in rows if row["change_seq"] is not None}
+    ids = {row["event_id"] for row in rows if row["change_seq"] is None}
+    found: dict[Any, Event | Change] = {}
+    if seqs:
+        query = sa.select(changes).where(changes.c.seq.in_(seqs))
+        found |= {row["seq"]: Change(**row) for row in connection.execute(query).mappings()}
+    if ids:
+        query = sa.select(events).where(events.c.id.in_(ids))
+        found |= {row["id"]: _event(row) for row in map(dict, connection.execute(query).mappings())}
+    keys = {row["id"]: row["event_id"] if row["change_seq"] is None else row["change_seq"] for row in rows}
+    return {outbox_id: found[key] for outbox_id, key in keys.items() if key in found}
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    kept = {name: row[name] for name in ("id", "type", "corp_id", "app", "occurred_at", "payload")}
+    ids = {name: tuple(row[name]) for name in ("user_ids", "dept_ids", "role_ids")}
     return Event(**(kept | ids))
+
+
+def _forgotten(row: Mapping[str, Any]) -> str:
+    if row["change_seq"] is not None:
+        return f"change {row['change_seq']} is no longer kept; see retention.changes"
+    return f"event {row['event_id']} is no longer kept; see retention.events"

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 
 import pytest
 
@@ -21,14 +21,24 @@ class Shared:
 
     def run(self, *batches: Sequence[int]) -> list[Future[Sequence[int]]]:
         """One thread for each batch, in this order; the first leads, the others wait for it together."""
-        with ThreadPoolExecutor(len(batches)) as pool:
-            futures = [pool.submit(self._together.run, batches[0])]
-            assert self._begun.wait(10)
-            for number, batch in enumerate(batches[1:], 1):
-                futures.append(pool.submit(self._together.run, batch))
+        futures: list[Future[Sequence[int]]] = []
+        for number, batch in enumerate(batches):
+            futures.append(Future())
+            # A daemon: one that is never led to its end must fail this test, not hang it.
+            threading.Thread(target=self._run_one, args=(futures[-1], batch), daemon=True).start()
+            if number == 0:
+                assert self._begun.wait(10)
+            else:
                 wait_until(lambda number=number: len(self._together._waiting) == number, what="the thread to wait")
-            self._go_on.set()
+        self._go_on.set()
+        assert not wait(futures, 10).not_done
         return futures
+
+    def _run_one(self, future: "Future[Sequence[int]]", batch: Sequence[int]) -> None:
+        try:
+            future.set_result(self._together.run(batch))
+        except ValueError as error:
+            future.set_exception(error)
 
     def _held_up(self, items: Sequence[int]) -> Sequence[int]:
         self.calls.append(list(items))

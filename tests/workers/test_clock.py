@@ -145,7 +145,7 @@ class TestForgetting:
         owe(desk, "old", "young")
         with desk.store.writing() as tx:
             for row, days in zip(tx.execute(sa.select(tables.outbox)).all(), (31, 29), strict=True):
-                ledger.finish_job(tx, row.id, NOW - timedelta(days=days))
+                ledger.finish_jobs(tx, [row.id], NOW - timedelta(days=days))
         assert a_clock(desk, connection, RetentionConfig(events=30)).prune() == 1
         assert len(desk.rows(tables.finished_jobs)) == 1
 

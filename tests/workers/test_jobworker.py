@@ -21,7 +21,7 @@ from workers import claims, jobs, jobworker
 from workers.directory import Change, Event, StoreDirectory
 from workers.jobworker import JobWorker
 from workers.registry import Registry
-from workers.store import tables
+from workers.store import ledger, tables
 
 U1 = user("u1")
 
@@ -44,6 +44,17 @@ def owe(shop: Shop, function: Callable[[Any, Any], None], **options: Any) -> str
     shop.happen(an_event(users=["u1"], event_id="e1"), given={U1: a_user()})
     (row,) = shop.owed()
     return jobs.job_id(row["id"])
+
+
+def warm(shop: Shop, function: Callable[[Any, Any], None]) -> JobWorker:
+    """A worker that has run one job already, and so knows the pace; `function` waits for user_modify_org."""
+    worker = shop.worker()
+    shop.desk.registry.on("user_active_org")(shop.keep)
+    shop.desk.registry.on("user_modify_org")(function)
+    shop.happen(an_event("user_active_org", ["u1"]), given={U1: a_user()})
+    worker.turn()
+    shop.called.clear()
+    return worker
 
 
 def kill(shop: Shop) -> None:
@@ -133,6 +144,86 @@ class TestWhatRuns:
             seqs = [change.seq for change in shop.called if change.entity == kind]
             assert len(seqs) == 5
             assert seqs == sorted(seqs)
+
+
+class TestTogether:
+    @pytest.fixture(autouse=True)
+    def patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As if all functions were quick, however busy this machine is."""
+        monkeypatch.setattr(jobworker, "BATCH_SECONDS", 1000)
+
+    def test_quick_jobs_share_a_turn(self, shop: Shop) -> None:
+        worker = warm(shop, shop.keep)
+        count = jobworker.BATCH + 3
+        shop.happen(*(an_event(users=["u1"], event_id=f"e{number}") for number in range(count)))
+        assert worker.turn()
+        assert len(shop.called) == jobworker.BATCH
+        assert worker.turn()
+        assert [event.id for event in shop.called] == [f"e{number}" for number in range(count)]
+        assert (worker.turn(), shop.owed()) == (False, [])
+
+    def test_slow_ones_do_not(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        worker = warm(shop, shop.keep)
+        monkeypatch.setattr(jobworker, "BATCH_SECONDS", 0)
+        shop.happen(*(an_event(users=["u1"]) for _ in range(jobworker.BATCH + 2)))
+        worker.turn()
+        worker.turn()
+        assert len(shop.called) == jobworker.BATCH + 1
+
+    def test_behind_one_that_takes_long_others_go_on(self, shop: Shop) -> None:
+        seen: list[Any] = []
+
+        def take_long(event: Event, directory: Any) -> None:
+            shop.keep(event, directory)
+            if event.id == "e1":
+                worker.tick()
+                seen.extend((shop.queue().get_job_ids(), FinishedJobRegistry(queue=shop.queue()).get_job_ids()))
+                shop.work()
+
+        worker = warm(shop, take_long)
+        shop.happen(*(an_event(users=["u1"], event_id=f"e{number}") for number in range(4)))
+        known = shop.queue().get_job_ids()
+        assert worker.turn()
+        waiting, done = seen
+        assert waiting == known[2:]
+        assert known[0] in done
+        assert [event.id for event in shop.called] == ["e0", "e1", "e2", "e3"]
+        assert shop.owed() == []
+
+    def test_one_that_raises_leaves_the_others_done(self, shop: Shop) -> None:
+        worker = warm(shop, shop.keep)
+        shop.desk.registry.on("user_add_org")(failing(shop, ValueError("once")))
+        types = ("user_modify_org", "user_add_org", "user_modify_org")
+        shop.happen(*(an_event(type, ["u1"]) for type in types))
+        worker.turn()
+        assert [event.type for event in shop.called] == list(types)
+        assert len(shop.owed()) == ScheduledJobRegistry(queue=shop.queue()).count == 1
+
+    def test_told_to_stop_it_begins_no_other(self, shop: Shop) -> None:
+        def stop(event: Event, directory: Any) -> None:
+            shop.keep(event, directory)
+            worker.stopping.set()
+
+        worker = warm(shop, stop)
+        shop.happen(*(an_event(users=["u1"]) for _ in range(3)))
+        worker.turn()
+        assert (len(shop.called), len(shop.owed())) == (1, 2)
+        assert worker.claims.give_back() == 2
+
+    def test_a_datastore_that_is_away_at_their_end_runs_none_again(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> None:
+            raise sa.exc.OperationalError("DELETE", None, Exception("away"))
+
+        worker = warm(shop, shop.keep)
+        shop.happen(*(an_event(users=["u1"]) for _ in range(3)))
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger, "finish_jobs", away)
+            with pytest.raises(sa.exc.OperationalError):
+                worker.turn()
+        worker.turn()
+        assert (len(shop.called), shop.owed()) == (3, [])
 
 
 class TestEnding:

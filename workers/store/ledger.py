@@ -97,13 +97,13 @@ def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
         connection.execute(insert_ignoring(connection, outbox), [job._asdict() for job in jobs])
 
 
-def finish_job(connection: Connection, outbox_id: int, at: datetime) -> None:
-    """Note that a job was done; whoever else did it at the same time has noted it."""
+def finish_jobs(connection: Connection, outbox_ids: Collection[int], at: datetime) -> None:
+    """Note that these jobs were done; whoever else did one at the same time has noted it."""
     kept = ("id", "function", "event_id", "change_seq")
-    done = sa.delete(outbox).where(outbox.c.id == outbox_id).returning(*(outbox.c[name] for name in kept))
-    row = connection.execute(done).mappings().first()
-    if row is not None:
-        connection.execute(sa.insert(finished_jobs).values(**row, finished_at=at))
+    done = sa.delete(outbox).where(outbox.c.id.in_(outbox_ids)).returning(*(outbox.c[name] for name in kept))
+    rows = [row | {"finished_at": at} for row in map(dict, connection.execute(done).mappings())]
+    if rows:
+        connection.execute(sa.insert(finished_jobs), rows)
 
 
 def _time(count: int | None, per_second: int) -> datetime | None:
