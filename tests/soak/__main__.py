@@ -25,15 +25,13 @@ import sqlalchemy as sa
 import urllib3
 import yaml
 
-from bridge.events import Entity, queue_names
+from bridge.events import queue_names
 from ops.supervisor import Process, Supervisor
-from tests.installation import CORP, ROOT, answers, settings
+from tests.installation import ROOT, answers, settings
 from tests.servers import free_port, fresh_database, redis_process, running_postgresql, wait_until
-from tests.truth import actual_tables, differing
-from workers.moment import RedisClock
-from workers.store import migrate, reads, tables
+from tests.truth import differing
+from workers.store import migrate, tables
 from workers.store.engine import Store, open_store
-from workers.store.reads import Due, Priority
 
 #: What goes wrong all the time; answers lag by less than the settling.
 FAULTS = {
@@ -108,8 +106,13 @@ class Soak:
         return msgspec.json.decode(answer.data)
 
     def sync(self) -> None:
-        command = [sys.executable, "-m", "ops", "sync"]
-        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._verb("sync")
+
+    def _verb(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "ops", *arguments]
+        ended = subprocess.run(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(arguments)} failed: {ended.stderr.decode()[-500:]}")
 
     def disturb(self, minutes: float, changes: float) -> None:
         """Traffic and faults, and a kill of a worker now and then."""
@@ -128,14 +131,9 @@ class Soak:
         self.ask("/faults", "PUT", error_rate=0, lag_seconds=0, latency_ms=0)
 
     def repair(self) -> None:
-        """What makes up for lost events: until there is a comparison, all that is known to either side is read."""
-        found = actual_tables(self.store, CORP)
-        known = [Entity(CORP, "user", userid) for userid in found["users"]]
-        known += [Entity(CORP, "department", str(dept_id)) for dept_id in found["departments"]]
-        now = RedisClock(self.connection).now().micros
-        with self.store.writing() as sql:
-            reads.schedule(sql, [Due(entity, now, "repair", None, Priority.COPY) for entity in known])
-        self.sync()
+        """What makes up for lost events: DingTalk's failed list, and a comparison whose removals somebody allows."""
+        self._verb("recover")
+        self._verb("heal", "--whole", "--allow-removals")
 
     def work_off(self) -> None:
         """Until nothing waits any more; fails when nothing moves."""
