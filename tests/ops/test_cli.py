@@ -17,14 +17,14 @@ import yaml
 from bridge import events
 from bridge.accept import Acceptor
 from bridge.spool import Spool
-from ops.cli import main
+from ops import cli
 from tests.installation import CORP, Installation, installed, settings
 from tests.servers import free_port, running_redis
 from tests.truth import differences
 from workers.store import tables
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = sorted(main.commands)
+VERBS = sorted(cli.VERBS)
 
 
 def dingbridge(*arguments: str, environ: Mapping[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
