@@ -75,6 +75,11 @@ class Survey:
         self._found = 0
         self.lists = Lists()
 
+    @property
+    def steps(self) -> Steps:
+        """How far it is."""
+        return Steps(self._done, self._found)
+
     def run(self) -> Iterator[Steps]:
         """Walk, telling the progress after each step; `lists` is complete when this ends. Raises ApiError."""
         try:
@@ -99,7 +104,7 @@ class Survey:
                 yield from self._department(dept_id)
                 below |= dict.fromkeys(found for found in self._below if found not in seen)
                 self._done += 1
-                yield Steps(self._done, self._found)
+                yield self.steps
             level = [dept_id for dept_id in below if dept_id not in seen]
 
     def _department(self, dept_id: int) -> Iterator[Steps]:
@@ -165,7 +170,7 @@ class Survey:
                 if not isinstance(error, Gone):
                     self.lists.faults.append(f"the members of role {role_id} cannot be listed: {error}")
             self._done += 1
-            yield Steps(self._done, self._found)
+            yield self.steps
 
     def _holders(self, role_id: int) -> Generator[Steps, None, None]:
         offset: int | None = 0
@@ -201,7 +206,7 @@ class Survey:
             until = time.monotonic() + wait
             while (left := until - time.monotonic()) > 0:
                 time.sleep(min(left, BREATH_SECONDS))
-                yield Steps(self._done, self._found)
+                yield self.steps
 
 
 def _unless_dissolved(error: ApiError) -> None:

@@ -64,6 +64,17 @@ STORE: tuple[Guard, ...] = (
         (T_REFRESH + "test_a_fence_raised_after_the_note_refuses",),
     ),
     Guard(
+        "a comparison raises the fence",
+        "who read before its lists writes after it has compared",
+        "workers/comparison.py",
+        "            comparisons.raise_fence(connection, corp_id)\n",
+        "            pass\n",
+        (
+            "tests/workers/test_reconcile.py::test_whoever_read_before_must_read_again",
+            "tests/workers/test_reconcile.py::test_while_it_compares_others_write_but_nobody_who_read_before",
+        ),
+    ),
+    Guard(
         "a writer holds the fence until it has committed",
         "a comparison that raises it in between misses the write",
         REFRESH,

@@ -17,12 +17,16 @@ from simulator.tenant import View
 from tests.installation import CORP, Installation, installed
 from tests.truth import differences
 from tests.workers.helpers import an_event
+from workers import reconcile
 from workers.answers import Branch
 from workers.comparison import Comparison
 from workers.copy import Copy
 from workers.dingtalk import DingTalk
 from workers.drift import Drift, Finding
 from workers.errors import ApiError, Transient
+from workers.readers import Answer
+from workers.reconcile import Plan
+from workers.refresh import Noted
 from workers.store import reads, tables
 from workers.store.draft import Cause
 from workers.store.reads import Due
@@ -362,6 +366,34 @@ def test_whoever_read_before_must_read_again(place: Installation) -> None:
     assert written == set()
     place.work_off()
     assert differences(place) == []
+
+
+def test_while_it_compares_others_write_but_nobody_who_read_before(
+    place: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entity = Entity(CORP, "user", somebody(place).userid)
+    refresher = place.parts.refresher
+    written: list[set[Entity]] = []
+
+    def read() -> tuple[Noted, dict[Entity, Answer]]:
+        return refresher.note([entity]), refresher.read({entity: True})[0]
+
+    def write(noted: Noted, answers: dict[Entity, Answer]) -> None:
+        causes = {entity: Cause(None, False)}
+        written.append(refresher.write(noted, answers, causes, lambda draft, written: None)[0])
+
+    before = read()
+
+    def compare(*given: Any) -> Plan:
+        write(*before)
+        write(*read())
+        return reconcile_compare(*given)
+
+    reconcile_compare = reconcile.compare
+    monkeypatch.setattr(reconcile, "compare", compare)
+    for _ in comparison(place).run():
+        pass
+    assert written == [set(), {entity}]
 
 
 def test_a_read_that_is_noted_already_keeps_its_event_and_time(one_place: Installation) -> None:

@@ -75,7 +75,7 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
 def add(connection: Connection, wanted: Iterable[Due]) -> int:
     """Note those of these reads that are not noted yet, and leave the others as they are; how many are new.
 
-    For whoever has raised the fence: what is noted already can only be written by a read that begins from now on.
+    For whoever has raised the fence: what is noted already is only written by a read that began since then.
     """
     rows = [_row(due) for due in sorted(wanted)]
     if not rows:
