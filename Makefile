@@ -7,7 +7,7 @@ SECONDS ?= 600
 EXAMPLES := 10000
 MINUTES := 30
 
-.PHONY: run test test-long lint chaos soak guards fuzz mutants audit install install-dev clean
+.PHONY: run test test-long lint bench chaos soak guards fuzz mutants audit install install-dev clean
 
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
@@ -23,6 +23,9 @@ lint: $(VENV)/installed-dev  ## style, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev  ## speed beside peers, into benchmarks/results/; 25 minutes on a quiet machine; ROWS="receiver drain" for some
+	$(BIN)/python -m benchmarks $(ROWS)
 
 chaos: $(VENV)/installed-dev  ## faults under load, one after another; half an hour, root for two of them
 	$(BIN)/python -m tests.chaos $(ROWS)

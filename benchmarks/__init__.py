@@ -1,1 +1,1 @@
-"""Measurements, run by hand: `python -m benchmarks.NAME`."""
+"""What dingbridge costs, beside peers that do the same work: `python -m benchmarks [ROW …]`."""

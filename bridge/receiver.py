@@ -13,6 +13,7 @@ from bridge import crypto, events
 from bridge.config import AppConfig, Config
 from bridge.crypto import SUITE_CREATION_OWNER, Key, Opened
 from bridge.errors import MalformedCallback, NotDurable, Refused, UnknownApp
+from bridge.hush import Hush
 from bridge.intake import Intake
 from bridge.metrics import Metrics
 from bridge.spool import Spool
@@ -78,6 +79,7 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         hops = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
     apps = {app_config.name: App(app_config) for app_config in config.apps}
+    hush = Hush()
     intake, metrics = Intake(connection, Spool(config.var / "spool")), Metrics()
     for target in apps.values():
         if len(target.keys) > 1:
@@ -127,17 +129,26 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
     def metrics_page() -> Response:
         return Response(metrics.render(), mimetype="text/plain")
 
+    def refusal(status: int, reason: str) -> Response:
+        """One JSON line for the sender, one log line for the operator. Only known app names are repeated."""
+        name = (request.view_args or {}).get("name")
+        app_name = name if name in apps else "none"
+        metrics.refused.labels(app_name, str(status)).inc()
+        if (unsaid := hush.unsaid((app_name, status))) is not None:
+            log.warning("refused", app=app_name, status=status, reason=reason, unsaid=unsaid)
+        return _json({"error": reason}, status)
+
     @app.errorhandler(Refused)
     def refused(error: Refused) -> Response:
-        return _refusal(metrics, apps, error.status, str(error))
+        return refusal(error.status, str(error))
 
     @app.errorhandler(NotDurable)
     def not_durable(error: NotDurable) -> Response:
-        return _refusal(metrics, apps, 503, str(error))
+        return refusal(503, str(error))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _refusal(metrics, apps, error.code or 500, error.name.lower())
+        return refusal(error.code or 500, error.name.lower())
 
     return app
 
@@ -164,12 +175,3 @@ def _query(*names: str) -> str:
 
 def _json(body: object, status: int) -> Response:
     return Response(msgspec.json.encode(body), status, mimetype="application/json")
-
-
-def _refusal(metrics: Metrics, apps: dict[str, App], status: int, reason: str) -> Response:
-    """One JSON line for the sender, one log line for the operator. Only known app names are repeated."""
-    name = (request.view_args or {}).get("name")
-    app_name = name if name in apps else "none"
-    metrics.refused.labels(app_name, str(status)).inc()
-    log.warning("refused", app=app_name, status=status, reason=reason)
-    return _json({"error": reason}, status)

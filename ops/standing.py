@@ -183,10 +183,10 @@ def _naming(
 def _read(sql: Connection, entity: Entity) -> dict[str, Any]:
     """When and for which event it was last read, and whether another read is due."""
     table, key_of = GUARDED[entity.kind]
-    guard = sa.select(table.c.read_begun, table.c.read_event_id).where(matches(table, [key_of(entity)]))
+    guard = sa.select(table.c.read_begun, table.c.read_event_id).where(matches(sql, table, [key_of(entity)]))
     begun, event_id = sql.execute(guard).one_or_none() or (None, None)
     due = sa.select(reads.c.cause, reads.c.due_at, reads.c.event_id, reads.c.attempts, reads.c.error)
-    noted = sql.execute(due.where(matches(reads, [entity]))).mappings().one_or_none()
+    noted = sql.execute(due.where(matches(sql, reads, [entity]))).mappings().one_or_none()
     return {
         "kind": entity.kind,
         "id": entity.id,

@@ -155,7 +155,7 @@ def _guards(
         return
     names = table.primary_key.columns
     guard = (table.c.version, table.c.read_begun, table.c.read_life, table.c.read_event_id)
-    for row in connection.execute(sa.select(*names, *guard).where(matches(table, list(keys)))):
+    for row in connection.execute(sa.select(*names, *guard).where(matches(connection, table, list(keys)))):
         yield keys[tuple(row[: -len(guard)])], *row[-len(guard) :]
 
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from bridge import queues
+from bridge import hush, queues
 from bridge import receiver as module
 from bridge.config import Config
 from bridge.errors import NotDurable
@@ -399,13 +399,22 @@ class TestRefused:
         refused(post(http, callback), 413)
         assert untouched(connection)
 
-    def test_the_log_says_why_and_tells_no_secret(self, http: FlaskClient) -> None:
+    def test_the_log_says_why_and_tells_no_secret(self, http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hush, "LINES", 1000)
         with capture_logs() as lines:
             for case in (NOT_A_CALLBACK | NOT_OURS).values():
                 post(http, case())
         assert len(lines) == len(NOT_A_CALLBACK) + len(NOT_OURS)
         assert all(line["event"] == "refused" and line["reason"] and line["app"] == "acme" for line in lines)
         assert not [secret for secret in SECRETS if secret in str(lines)]
+
+    def test_a_flood_is_counted_whole_and_told_in_few_lines(self, http: FlaskClient) -> None:
+        callback = NOT_OURS["another token"]()
+        with capture_logs() as lines:
+            for _ in range(3 * hush.LINES):
+                post(http, callback)
+        assert len(lines) < 3 * hush.LINES
+        assert refusal_counts(http)["acme", "403"] == 3 * hush.LINES
 
     def test_a_strangers_path_makes_no_label(self, http: FlaskClient) -> None:
         for number in range(20):

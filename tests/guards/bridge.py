@@ -492,8 +492,8 @@ BRIDGE: tuple[Guard, ...] = (
         "what neither Redis nor the spool took is a 503",
         "DingTalk believes it delivered, and never sends it again",
         RECEIVER,
-        "        return _refusal(metrics, apps, 503, str(error))",
-        "        return _refusal(metrics, apps, 200, str(error))",
+        "        return refusal(503, str(error))",
+        "        return refusal(200, str(error))",
         (T_RECEIVER + "TestWithoutRedis::test_a_server_that_is_gone",),
     ),
     Guard(

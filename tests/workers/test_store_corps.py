@@ -72,6 +72,13 @@ def test_a_dissolved_corp_is_buried_with_all_its_rows(desk: Desk) -> None:
     assert (farewell["before"]["roles"], farewell["after"]["roles"]) == ([11], [])
 
 
+def test_nobody_of_a_dissolved_corp_is_asked_for(desk: Desk) -> None:
+    """As after a department that is gone, whose members must say where they are now."""
+    fill(desk)
+    desk.write({user("u1"): a_user("u1", {1: 5, 2: 5}, roles=[11])})
+    assert desk.write({ROOT: Absence.DISSOLVED}).marks == {}
+
+
 def test_a_burial_overtakes_whoever_noted_before(desk: Desk) -> None:
     fill(desk)
     noted = desk.refresher.note([user("u1"), department(2), roles()])

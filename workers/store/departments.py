@@ -22,7 +22,8 @@ def write_departments(draft: Draft, answers: Mapping[Entity, Department | Absenc
         answer = answers[entity]
         rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
         operation = draft.log(entity, "department", entity.id, data(row) if seen(row) else None, data(rows[-1]))
-        if operation == "delete":
+        buried = answer is Absence.DISSOLVED and row["dept_id"] == ROOT_DEPARTMENT  # and all its people with it
+        if operation == "delete" and not buried:
             _mark_left_behind(draft, entity)
     update(draft.tx, departments, rows)
     parents = {

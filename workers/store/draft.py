@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -129,25 +130,21 @@ def key_columns(table: Table) -> list[str]:
     return [column.name for column in table.primary_key.columns]
 
 
-def has_values(columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]) -> sa.ColumnElement[bool]:
-    """Rows whose columns have one of these sets of values.
-
-    Not as `(a, b) IN (…)`: SQLite looks through the whole table for that.
-    """
-    *first, last = columns
-    values: dict[Key, list[Any]] = {}
-    for key in keys:
-        values.setdefault(key[:-1], []).append(key[-1])
-    groups = (
-        sa.and_(*(column == value for column, value in zip(first, prefix, strict=True)), last.in_(listed))
-        for prefix, listed in values.items()
-    )
-    return sa.or_(sa.false(), *groups)
+def has_values(
+    connection: Connection, columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]
+) -> sa.ColumnElement[bool]:
+    """Rows whose columns have one of these sets of values; one statement for any number of them."""
+    wanted = sa.tuple_(*columns)
+    if connection.dialect.name == "postgresql":
+        return wanted.in_(list(keys))
+    # SQLite looks through the whole table for a list of sets, but not for a query.
+    given = sa.func.json_each(msgspec.json.encode(list(keys)).decode()).table_valued("value")
+    return wanted.in_(sa.select(*(sa.func.json_extract(given.c.value, f"$[{at}]") for at in range(len(columns)))))
 
 
-def matches(table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
+def matches(connection: Connection, table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
     """Rows of these primary keys."""
-    return has_values(list(table.primary_key.columns), keys)
+    return has_values(connection, list(table.primary_key.columns), keys)
 
 
 def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:
@@ -160,7 +157,7 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
     if unseen:
         draft.tx.execute(insert_ignoring(draft.tx, table), unseen)
-    query = sa.select(table).where(matches(table, [key for _, key in ordered]))
+    query = sa.select(table).where(matches(draft.tx, table, [key for _, key in ordered]))
     locking = query.order_by(*table.primary_key.columns).with_for_update()
     rows = {tuple(row[name] for name in names): dict(row) for row in draft.tx.execute(locking).mappings()}
     held: dict[Entity, Row] = {}

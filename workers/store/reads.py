@@ -93,11 +93,12 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
     if not keys:
         return 0
     known = {
-        tuple(row) for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(reads, keys)))
+        tuple(row)
+        for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(connection, reads, keys)))
     }
     connection.execute(
         sa.update(reads)
-        .where(matches(reads, known), reads.c.attempts > 0)
+        .where(matches(connection, reads, known), reads.c.attempts > 0)
         .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1)
     )
     new = [
@@ -138,7 +139,9 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
     if not rows:
         return []
     keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
-    connection.execute(sa.update(reads).where(matches(reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS))
+    connection.execute(
+        sa.update(reads).where(matches(connection, reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS)
+    )
     return [
         Taken(
             Entity(row["corp_id"], row["kind"], row["entity_id"]),

@@ -121,7 +121,7 @@ def _memberships(
     roles: dict[Entity, set[int]] = {entity: set() for entity in held}
     by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
     for table in (department_members, role_members):
-        query = sa.select(table).where(has_values([table.c.corp_id, table.c.userid], by_key))
+        query = sa.select(table).where(has_values(connection, [table.c.corp_id, table.c.userid], by_key))
         for row in connection.execute(query).mappings():
             entity = by_key[row["corp_id"], row["userid"]]
             if table is department_members:
@@ -159,7 +159,7 @@ def _replace_roles(connection: Connection, before: Mapping[Entity, set[int]], af
 
 def _replace(connection: Connection, table: Table, stale: Sequence[Key], fresh: Sequence[Row]) -> None:
     if stale:
-        connection.execute(sa.delete(table).where(matches(table, stale)))
+        connection.execute(sa.delete(table).where(matches(connection, table, stale)))
     if fresh:
         connection.execute(insert_ignoring(connection, table), fresh)
 

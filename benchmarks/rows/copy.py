@@ -1,7 +1,6 @@
 """What a full copy costs: calls of each API against the least possible, seconds, users a second, CPU and memory.
 
-`python -m benchmarks.copy [USERS …]` runs `dingbridge sync` against `dingbridge simulate`, each a process of its own,
-with no limit of calls; SQLite unless DATABASE_URL names an empty PostgreSQL.
+`dingbridge sync` against `dingbridge simulate`, each a process of its own, with no limit of calls, on SQLite.
 """
 
 import json
@@ -19,38 +18,44 @@ from typing import Any
 import urllib3
 import yaml
 
+from benchmarks.row import Goal, Measure, Row, figure, ratio
 from tests.installation import ROOT, answers, settings
 from tests.servers import free_port, running_redis, wait_until
 from workers.dingtalk import ROLE_GROUPS_PAGE
 
-USERS = (5_000, 50_000)
+USERS = 50_000
 #: Seconds until the simulator has made its people.
 START_SECONDS = 300
 
 
-def main() -> None:
-    for users in [int(argument) for argument in sys.argv[1:]] or USERS:
-        measure(users)
-
-
-def measure(users: int) -> None:
+@contextmanager
+def prepared() -> Iterator[Measure]:
     with TemporaryDirectory(prefix="dingbridge-bench-") as name, running_redis() as redis_url:
         folder, port = Path(name), free_port()
         api = f"http://127.0.0.1:{port}"
         environment = _environment(folder, redis_url, api)
-        with _simulating(users, port, environment, folder):
-            subprocess.run(_command("migrate"), env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            begun = time.monotonic()
-            process = subprocess.Popen(_command("sync", "--json"), env=environment, cwd=folder, stdout=subprocess.PIPE)
-            assert process.stdout is not None
-            result = json.loads(process.stdout.read())
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.monotonic() - begun
-            assert status == 0, result
-            cpu = usage.ru_utime + usage.ru_stime
-            print(f"{users} users: {seconds:.0f} s, {users / seconds:.0f} users/s, {cpu:.0f} s of CPU of our own")
-            print(f"  peak memory {usage.ru_maxrss / 1024:.0f} MiB")
-            _tell_calls(_ask(api, "calls")["calls"], least(api))
+        with _simulating(USERS, port, environment, folder):
+            yield lambda _number: _copy(folder, environment, api)
+
+
+def _copy(folder: Path, environment: dict[str, str], api: str) -> dict[str, float]:
+    subprocess.run(_command("migrate"), env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    begun = time.monotonic()
+    process = subprocess.Popen(_command("sync", "--json"), env=environment, cwd=folder, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    result = json.loads(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - begun
+    assert status == 0, result
+    fewest = least(api)
+    return {
+        "departments": fewest["/topapi/v2/department/get"],
+        "users/s": USERS / seconds,
+        "CPU of our own, s": usage.ru_utime + usage.ru_stime,
+        "peak memory, MiB": usage.ru_maxrss / 1024,
+        "calls": sum(_ask(api, "calls")["calls"].values()),
+        "fewest calls": sum(fewest.values()),
+    }
 
 
 def least(api: str) -> dict[str, int]:
@@ -74,13 +79,6 @@ def least(api: str) -> dict[str, int]:
         "/auth/scopes": 1,
         "/gettoken": 1,
     }
-
-
-def _tell_calls(made: dict[str, int], fewest: dict[str, int]) -> None:
-    total, minimum = sum(made.values()), sum(fewest.values())
-    print(f"  {total} calls, {minimum} the least possible: {100 * (total / minimum - 1):.2f} % more")
-    for call in sorted(made.keys() | fewest.keys()):
-        print(f"    {made.get(call, 0):>7} {fewest.get(call, 0):>7} {call}")
 
 
 def _environment(folder: Path, redis_url: str, api: str) -> dict[str, str]:
@@ -116,5 +114,13 @@ def _ask(api: str, what: str) -> Any:
     return json.loads(answer.data)
 
 
-if __name__ == "__main__":
-    main()
+ROW = Row(
+    "copy",
+    f"full copy of {USERS} users, simulator without a limit",
+    prepared,
+    [
+        Goal("calls against the fewest", ratio("calls", "fewest calls"), 1.05, 1.02, more=False),
+        Goal("users/s", figure("users/s"), 800, 800),
+    ],
+    rounds=1,
+)

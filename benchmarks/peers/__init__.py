@@ -1,0 +1,1 @@
+"""What dingbridge is measured against: the same work as others' documentation says to do it."""
