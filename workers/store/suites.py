@@ -1,7 +1,7 @@
 """Tables `suites` and `authorizations`: each suite's newest ticket, and which corps let it in."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -10,6 +10,8 @@ from sqlalchemy.engine import Connection
 from workers.store.draft import upsert
 from workers.store.tables import authorizations, suites
 
+#: Seconds after which a ticket is too old: DingTalk pushes a new one about every five hours (KB-E/0242).
+OLD_TICKET = 6 * 3600.0
 #: `stopped`: the corp has switched the app off; `revoked`: it has withdrawn its authorisation.
 Status = Literal["active", "stopped", "revoked"]
 
@@ -55,6 +57,11 @@ def ticket_times(connection: Connection) -> dict[str, datetime | None]:
     """When DingTalk made the newest ticket of each suite that has one."""
     query = sa.select(suites.c.suite_key, suites.c.ticket_at).where(suites.c.ticket.is_not(None))
     return {row.suite_key: row.ticket_at for row in connection.execute(query)}
+
+
+def ticket_age(at: datetime | None) -> float | None:
+    """Seconds since then; None where there is no ticket."""
+    return None if at is None else max(0.0, (datetime.now(UTC) - at).total_seconds())
 
 
 def authorized(connection: Connection, corp_ids: Collection[str]) -> list[Authorized]:

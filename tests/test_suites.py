@@ -1,0 +1,357 @@
+"""A third-party app's whole life on a real installation: tickets, three corps that authorise it, and their rows."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from bridge import events
+from bridge.accept import Acceptor
+from bridge.events import CONTACT_EVENTS
+from ops import compose
+from simulator.apps import App
+from tests.installation import AES_KEY, Installation, installed
+from tests.servers import wait_until
+from tests.truth import actual_tables, expected_tables
+from workers.sealing import Seal
+from workers.store import suites, tables
+
+SUITE = "suitekey00000000001"
+SEALING_KEY = "a key of thirty-two characters.."
+CORPS = ("dingcorp1", "dingcorp2", "dingcorp3")
+#: What the API never tells a third-party app (KB-A/0056).
+DENIED = frozenset({"mobile", "email", "hired_at"})
+
+
+def a_suite(**changed: Any) -> dict[str, Any]:
+    app = {
+        "name": "shop",
+        "kind": "suite",
+        "owner_keys": [SUITE],
+        "suite_key": SUITE,
+        "suite_secret": "s3cretOfTheSuite",
+    }
+    return app | {"keys": [{"token": "tok3nForTests", "aes_key": AES_KEY}], "corp_id": CORPS[0]} | changed
+
+
+def a_millisecond_passes() -> None:
+    """DingTalk tells one of two happenings from the other by their times."""
+    now = time.time_ns() // 1_000_000
+    wait_until(lambda: time.time_ns() // 1_000_000 > now)
+
+
+@dataclass
+class Stage:
+    """An installation of one suite; what DingTalk tells it goes straight to the queue."""
+
+    place: Installation
+    rows: bool
+    sent: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def app(self) -> App:
+        return self.place.simulator.app("shop")
+
+    def tell(self, event: str, corp: str = CORPS[0], rows: bool | None = None) -> dict[str, Any]:
+        """DingTalk tells the suite something about itself."""
+        made = self.place.simulator.push("shop", event, self.rows if rows is None else rows, corp)
+        self.accept(made["payload"])
+        payload: dict[str, Any] = made["payload"]
+        return payload
+
+    def accept(self, *messages: Mapping[str, Any]) -> None:
+        for message in messages:
+            happened = events.parse(json.dumps(message).encode(), "shop", None).events
+            Acceptor(self.place.parts.connection).accept(happened)
+
+    def change(self, event: str | None = None, corp: str = CORPS[0], entity: str | int | None = None) -> None:
+        """The corp changes, and DingTalk pushes the rows."""
+        made = self.place.simulator.change("shop", event, entity, deliver=False, corp=corp)
+        self.accept(*(row["payload"] for row in made if row["payload"]["bizData"]))
+
+    def settle(self) -> None:
+        """Everything that follows is done: events, the comparisons that are due, and their reads."""
+        self.place.work_off()
+        nightly = compose.nightly(
+            self.place.config, self.place.parts.connection, self.place.parts.store, self.place.parts.readers
+        )
+        self.wait_for_comparisons()
+        nightly.run_due()
+        self.place.work_off()
+
+    def wait_for_comparisons(self) -> None:
+        """Reads settle after a second; the comparison need not be waited for."""
+        with self.place.parts.store.writing() as connection:
+            due = tables.comparisons.c.due_at
+            connection.execute(sa.update(tables.comparisons).where(due.is_not(None)).values(due_at=1))
+
+    def row(self, table: sa.Table, **where: Any) -> dict[str, Any]:
+        (found,) = (row for row in self.place.rows(table) if where.items() <= row.items())
+        return found
+
+    def granted(self, corp: str = CORPS[0]) -> dict[str, Any]:
+        return self.row(tables.authorizations, corp_id=corp)
+
+    def begin(self, *corps: str) -> None:
+        """The ticket has come, and these corps have authorised the suite."""
+        self.tell("suite_ticket")
+        for corp in corps or CORPS[:1]:
+            self.tell("tmp_auth_code", corp)
+        self.settle()
+
+    def differences(self, corp: str = CORPS[0]) -> list[str]:
+        """Each row that differs from what the corp lets the suite see."""
+        expected = expected_tables(self.place.simulator.truth("shop", corp))
+        actual = actual_tables(self.place.parts.store, corp)
+        for rows in (expected["users"], actual["users"]):
+            for user in rows.values():
+                for name in DENIED:
+                    user.pop(name, None)
+        return [
+            f"{name} {key}: DingTalk {rows.get(key)}, here {actual[name].get(key)}"
+            for name, rows in expected.items()
+            for key in sorted(rows.keys() | actual[name].keys(), key=str)
+            if rows.get(key) != actual[name].get(key)
+        ]
+
+    def statuses(self) -> set[str]:
+        return {row["status"] for row in self.place.rows(tables.events)}
+
+
+@contextmanager
+def a_stage(redis_url: str, datastore_url: str, folder: Path, rows: bool, **changed: Any) -> Iterator[Stage]:
+    with installed(
+        redis_url, datastore_url, folder, users=20, apps=[a_suite(**changed)], encryption_key=SEALING_KEY
+    ) as place:
+        yield Stage(place, rows)
+
+
+@pytest.fixture(params=["http", "rows"])
+def stage(request: pytest.FixtureRequest, redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Stage]:
+    """One suite on each datastore, told in each form."""
+    with a_stage(redis_url, datastore_url, tmp_path, request.param == "rows") as made:
+        yield made
+
+
+@pytest.fixture
+def one_stage(redis_url: str, tmp_path: Path) -> Iterator[Stage]:
+    """On SQLite alone, told over HTTP."""
+    with a_stage(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, False) as made:
+        yield made
+
+
+class TestTheLifeOfAnAuthorisation:
+    def test_three_corps_from_their_authorisation_on(self, stage: Stage) -> None:
+        stage.begin(*CORPS)
+        for corp in CORPS:
+            assert stage.differences(corp) == []
+            granted = stage.granted(corp)
+            assert (granted["status"], granted["scope"]["departments"]) == ("active", [1])
+            assert [agent["close"] for agent in granted["agents"]] == [1]
+            assert stage.app.corps[corp].close == 1
+        for event in CONTACT_EVENTS.keys() - {"org_remove"}:
+            for corp in CORPS:
+                stage.change(event, corp)
+        stage.place.work_off()
+        for corp in CORPS:
+            assert stage.differences(corp) == []
+        assert stage.statuses() <= {"applied", "folded"}
+
+    def test_a_first_copy_is_quiet_and_what_comes_after_is_not(self, stage: Stage) -> None:
+        called: list[str] = []
+        stage.place.parts.registry.on_change("user", "corp")(lambda change, directory: called.append(change))
+        stage.begin()
+        assert stage.place.rows(tables.outbox) == []
+        stage.change("user_add_org")
+        stage.place.work_off()
+        assert [row["function"] for row in stage.place.rows(tables.outbox)] != []
+
+    def test_a_withdrawal_stops_the_corp_at_once(self, stage: Stage) -> None:
+        stage.begin(*CORPS[:2])
+        before = stage.place.rows(tables.users)
+        stage.change("user_modify_org")
+        stage.tell("suite_relieve")
+        stage.change("user_modify_org", CORPS[1])
+        stage.settle()
+        assert stage.row(tables.corps, corp_id=CORPS[0])["status"] == "revoked"
+        assert stage.row(tables.corps, corp_id=CORPS[0])["deleted_at"] is None
+        assert stage.granted()["status"] == "revoked"
+        assert stage.granted()["permanent_code"] is None
+        assert stage.place.parts.connection.exists(f"bridge:token:shop:{CORPS[0]}") == 0
+        kept = [row for row in stage.place.rows(tables.users) if row["corp_id"] == CORPS[0]]
+        assert [row["userid"] for row in kept] == [row["userid"] for row in before if row["corp_id"] == CORPS[0]]
+        assert {row["deleted_at"] for row in kept} == {None}
+        assert stage.differences(CORPS[1]) == []
+        # Whatever comes afterwards is ignored, and says so.
+        calls = stage.place.simulator.calls.as_dict()["total"]
+        late = stage.app.corps[CORPS[0]]
+        late.revoked = False
+        stage.change("user_modify_org")
+        late.revoked = True
+        stage.place.work_off()
+        assert stage.place.simulator.calls.as_dict()["total"] == calls
+        assert stage.place.rows(tables.events)[-1]["error"] == "the corp has withdrawn its authorisation"
+
+    def test_a_corp_that_comes_back_is_copied_again(self, stage: Stage) -> None:
+        stage.begin()
+        stage.tell("suite_relieve")
+        stage.settle()
+        stage.app.corps[CORPS[0]].revoked = False
+        stage.place.simulator.change("shop", "user_add_org", deliver=False)
+        stage.app.corps[CORPS[0]].revoked = True
+        stage.tell("tmp_auth_code")
+        stage.settle()
+        assert (stage.granted()["status"], stage.row(tables.corps, corp_id=CORPS[0])["status"]) == ("active", "active")
+        assert stage.differences() == []
+
+    def test_an_older_withdrawal_takes_nothing_away(self, stage: Stage) -> None:
+        stage.begin()
+        relieve = stage.place.simulator.push("shop", "suite_relieve", stage.rows)["payload"]
+        a_millisecond_passes()
+        stage.tell("tmp_auth_code")
+        stage.accept(relieve)
+        stage.settle()
+        assert stage.granted()["status"] == "active"
+        assert stage.differences() == []
+        told = [row for row in stage.place.rows(tables.events) if row["type"].endswith("relieve")]
+        assert [row["error"] for row in told] == ["the corp has authorised the suite anew since"]
+
+    def test_what_goes_out_of_view_is_hidden_and_comes_back(self, stage: Stage) -> None:
+        stage.begin()
+        access = stage.app.corps[CORPS[0]].access
+        below = [row["dept_id"] for row in stage.place.simulator.truth("shop")["departments"] if row["parent_id"] == 1]
+        access.authed_dept = (below[0],)
+        stage.tell("change_auth")
+        stage.settle()
+        assert stage.granted()["scope"]["departments"] == [below[0]]
+        hidden = {row["userid"] for row in stage.place.rows(tables.users) if not row["visible"]}
+        seen = {row["userid"] for row in stage.place.rows(tables.users) if row["visible"]}
+        assert hidden and seen
+        assert {row["deleted_at"] for row in stage.place.rows(tables.users)} == {None}
+        access.authed_dept = (1,)
+        stage.tell("org_micro_app_scope_update")
+        stage.settle()
+        assert stage.differences() == []
+
+    def test_an_app_that_is_switched_off_rests_until_it_is_on_again(self, stage: Stage) -> None:
+        stage.begin()
+        stage.change("user_modify_org")
+        stage.tell("org_micro_app_stop")
+        stage.settle()
+        assert stage.granted()["status"] == "stopped"
+        assert stage.row(tables.corps, corp_id=CORPS[0])["status"] == "active"
+        stage.place.simulator.change("shop", "user_add_org", deliver=False)
+        stage.tell("org_micro_app_restore")
+        stage.settle()
+        assert stage.granted()["status"] == "active"
+        assert stage.differences() == []
+
+    def test_an_app_that_was_removed(self, stage: Stage) -> None:
+        stage.begin()
+        stage.tell("org_micro_app_remove")
+        stage.settle()
+        assert (stage.granted()["status"], stage.granted()["agents"]) == ("stopped", [])
+        stage.tell("org_micro_app_restore")
+        stage.settle()
+        assert stage.granted()["status"] == "active"
+
+    def test_a_lost_withdrawal_is_found_by_the_next_comparison(self, stage: Stage) -> None:
+        stage.begin()
+        stage.place.simulator.push("shop", "suite_relieve")
+        with stage.place.parts.store.writing() as connection:
+            connection.execute(sa.update(tables.comparisons).values(due_at=1))
+        stage.settle()
+        assert stage.granted()["status"] == "revoked"
+        assert stage.row(tables.corps, corp_id=CORPS[0])["status"] == "revoked"
+
+    def test_a_corp_that_had_authorised_it_before_we_came(self, stage: Stage) -> None:
+        stage.tell("suite_ticket")
+        stage.change("user_modify_org")
+        stage.settle()
+        assert stage.granted()["status"] == "active"
+        assert stage.differences() == []
+
+    def test_a_corp_that_was_renamed(self, stage: Stage) -> None:
+        stage.begin()
+        stage.change("org_change")
+        stage.settle()
+        assert stage.row(tables.corps)["name"] == stage.place.simulator.truth("shop")["corp"]["name"]
+        assert stage.differences() == []
+
+    def test_a_corp_that_was_dissolved(self, stage: Stage) -> None:
+        stage.begin()
+        stage.change("org_remove")
+        stage.settle()
+        assert stage.row(tables.corps)["status"] == "dissolved"
+        assert stage.differences() == []
+
+
+class TestTheTicket:
+    def tickets(self, stage: Stage) -> tuple[str, bool]:
+        row = stage.row(tables.suites)
+        return row["ticket"], row["ticket_at"] is not None
+
+    def test_it_is_stored(self, stage: Stage) -> None:
+        stage.tell("suite_ticket")
+        stage.place.worker.turn()
+        assert self.tickets(stage) == (stage.app.ticket, True)
+        assert stage.statuses() == {"applied"}
+
+    def test_the_newest_wins_however_they_arrive(self, stage: Stage) -> None:
+        older = stage.place.simulator.push("shop", "suite_ticket", stage.rows)["payload"]
+        a_millisecond_passes()
+        newer = stage.place.simulator.push("shop", "suite_ticket", not stage.rows)["payload"]
+        stage.accept(newer)
+        stage.place.work_off()
+        stage.accept(older)
+        stage.place.work_off()
+        assert self.tickets(stage) == (stage.app.ticket, True)
+
+    def test_a_stale_one_is_waited_out(self, one_stage: Stage) -> None:
+        one_stage.begin()
+        one_stage.place.simulator.expire_tokens()
+        one_stage.place.simulator.push("shop", "suite_ticket")
+        one_stage.change("user_modify_org")
+        one_stage.place.worker.turn()
+        assert one_stage.place.rows(tables.events)[-1]["type"] != "user_modify_org"
+        one_stage.tell("suite_ticket")
+        one_stage.place.work_off()
+        assert one_stage.differences() == []
+
+
+class TestTheCode:
+    def test_it_lies_sealed_and_nowhere_else(self, stage: Stage) -> None:
+        stage.begin()
+        stage.settle()
+        code = stage.app.corps[CORPS[0]].permanent_code
+        granted = stage.granted()
+        if not stage.rows:
+            assert Seal(SEALING_KEY).open(granted["permanent_code"], SUITE, CORPS[0]) == code
+        for table in tables.metadata.sorted_tables:
+            assert code not in msgspec.json.encode(stage.place.rows(table), enc_hook=str).decode(), table.name
+        connection = stage.place.parts.connection
+        for key in connection.scan_iter():
+            assert code.encode() not in connection.dump(key), key
+
+    def test_another_key_opens_nothing(self, one_stage: Stage) -> None:
+        one_stage.begin()
+        sealed = one_stage.granted()["permanent_code"]
+        for key, suite, corp in (("another" * 5, SUITE, CORPS[0]), (SEALING_KEY, SUITE, CORPS[1])):
+            with pytest.raises(Exception, match="encryption_key is not the one"):
+                Seal(key).open(sealed, suite, corp)
+
+
+def test_letting_in_names_active_suites_alone(one_stage: Stage) -> None:
+    one_stage.begin(*CORPS)
+    one_stage.tell("suite_relieve", CORPS[1])
+    one_stage.tell("org_micro_app_stop", CORPS[2])
+    one_stage.settle()
+    with one_stage.place.parts.store.reading() as connection:
+        assert suites.letting_in(connection, CORPS) == {CORPS[0]: {SUITE}}
