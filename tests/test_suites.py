@@ -16,12 +16,15 @@ from bridge import events
 from bridge.accept import Acceptor
 from bridge.events import CONTACT_EVENTS
 from ops import compose
-from simulator.apps import App
+from simulator.apps import PERMISSIONS, App
 from tests.installation import AES_KEY, Installation, installed
 from tests.servers import wait_until
 from tests.truth import actual_tables, expected_tables
+from workers.dingtalk import DingTalk
 from workers.sealing import Seal
-from workers.store import suites, tables
+from workers.store import comparisons, ledger, suites, tables
+from workers.suiteapi import Suite
+from workers.tickets import TicketWatch
 
 SUITE = "suitekey00000000001"
 SEALING_KEY = "a key of thirty-two characters.."
@@ -39,6 +42,15 @@ def a_suite(**changed: Any) -> dict[str, Any]:
         "suite_secret": "s3cretOfTheSuite",
     }
     return app | {"keys": [{"token": "tok3nForTests", "aes_key": AES_KEY}], "corp_id": CORPS[0]} | changed
+
+
+TABLES = tables.metadata.tables
+
+
+def turns(stage: "Stage") -> None:
+    """What waits is applied; reads that cannot be made stay."""
+    while stage.place.worker.turn():
+        pass
 
 
 def a_millisecond_passes() -> None:
@@ -75,6 +87,15 @@ class Stage:
         """The corp changes, and DingTalk pushes the rows."""
         made = self.place.simulator.change("shop", event, entity, deliver=False, corp=corp)
         self.accept(*(row["payload"] for row in made if row["payload"]["bizData"]))
+
+    def made(self, event: str, entity: str | int | None = None) -> list[dict[str, Any]]:
+        """What DingTalk would push of a change, for later."""
+        return [made["payload"] for made in self.place.simulator.change("shop", event, entity, deliver=False)]
+
+    def due_now(self) -> None:
+        """Reads that were put off need not be waited for."""
+        with self.place.parts.store.writing() as connection:
+            connection.execute(sa.update(tables.reads).values(due_at=0, taken_until=0))
 
     def settle(self) -> None:
         """Everything that follows is done: events, the comparisons that are due, and their reads."""
@@ -156,7 +177,7 @@ class TestTheLifeOfAnAuthorisation:
             assert (granted["status"], granted["scope"]["departments"]) == ("active", [1])
             assert [agent["close"] for agent in granted["agents"]] == [1]
             assert stage.app.corps[corp].close == 1
-        for event in CONTACT_EVENTS.keys() - {"org_remove"}:
+        for event in sorted(CONTACT_EVENTS.keys() - {"org_remove"}):
             for corp in CORPS:
                 stage.change(event, corp)
         stage.place.work_off()
@@ -324,6 +345,147 @@ class TestTheTicket:
         one_stage.tell("suite_ticket")
         one_stage.place.work_off()
         assert one_stage.differences() == []
+
+
+class Killed(BaseException):
+    """As kill -9: nothing of ours may catch it."""
+
+
+class TestKills:
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [
+            (Suite, "permanent_code"),
+            (suites, "write"),
+            (Suite, "authorization"),
+            (Suite, "agent_state"),
+            (Suite, "activate"),
+            (DingTalk, "scopes"),
+            (comparisons, "make_due"),
+            (ledger, "record"),
+        ],
+    )
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_no_authorisation_is_lost(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: str
+    ) -> None:
+        one_stage.tell("suite_ticket")
+        one_stage.place.work_off()
+        one_stage.tell("tmp_auth_code")
+        call = getattr(owner, name)
+
+        def die(*args: Any, **kwargs: Any) -> None:
+            if when == "after":
+                call(*args, **kwargs)
+            raise Killed
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(owner, name, die)
+            one_stage.place.worker.turn()
+        one_stage.settle()
+        assert (one_stage.granted()["status"], one_stage.statuses()) == ("active", {"applied"})
+        assert one_stage.differences() == []
+        lost = name == "write" or (name, when) == ("permanent_code", "after")
+        # A reply that was lost with its process cannot be had again; the corp is read all the same.
+        assert (one_stage.granted()["permanent_code"] is None) == (one_stage.app.corps[CORPS[0]].close == 2) == lost
+
+
+class TestOutOfReach:
+    """DingTalk refuses the suite's calls for good: pushed rows speak for themselves until it lets us read again."""
+
+    @pytest.fixture
+    def barred(self, redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Stage]:
+        with a_stage(redis_url, datastore_url, tmp_path, True) as stage:
+            stage.begin()
+            stage.app.access.permissions = frozenset()
+            yield stage
+
+    def allow(self, stage: Stage) -> None:
+        stage.app.access.permissions = PERMISSIONS
+
+    def test_rows_are_written_and_marked_and_replaced_by_the_next_read(self, barred: Stage) -> None:
+        # A row does not tell of which level an admin is, nor of groups, nor whom a role that is gone was taken from.
+        untold = {"org_remove", "org_admin_add", "org_admin_remove", "label_conf_modify", "label_conf_del"}
+        for event in sorted(CONTACT_EVENTS.keys() - untold):
+            barred.change(event)
+        turns(barred)
+        assert barred.statuses() == {"applied", "folded"}
+        assert [line for line in barred.differences() if not line.startswith("role_groups")] == []
+        marked = [row for name in ("users", "departments", "roles") for row in barred.place.rows(TABLES[name])]
+        assert any(row["pushed_at"] for row in marked)
+        self.allow(barred)
+        barred.due_now()
+        barred.settle()
+        assert barred.differences() == []
+        for name in ("users", "departments"):
+            assert {row["pushed_at"] for row in barred.place.rows(TABLES[name]) if row["deleted_at"] is None} == {None}
+
+    def test_an_older_row_takes_nothing_back(self, barred: Stage) -> None:
+        userid = barred.place.simulator.truth("shop")["users"][0]["userid"]
+        older = barred.made("user_modify_org", userid)
+        a_millisecond_passes()
+        newer = barred.made("user_modify_org", userid)
+        barred.accept(*newer)
+        turns(barred)
+        barred.accept(*older)
+        turns(barred)
+        assert barred.differences() == []
+
+    def test_a_role_that_is_gone(self, barred: Stage) -> None:
+        barred.change("label_conf_del")
+        turns(barred)
+        here = {row["role_id"] for row in barred.place.rows(tables.roles) if row["deleted_at"] is None}
+        assert here == {row["role_id"] for row in barred.place.simulator.truth("shop")["roles"]}
+
+    def test_a_code_in_the_row_means_hidden(self, barred: Stage) -> None:
+        user = barred.place.simulator.truth("shop")["users"][0]["userid"]
+        barred.app.access.authed_dept = ()
+        barred.change("user_modify_org", entity=user)
+        turns(barred)
+        row = barred.row(tables.users, userid=user)
+        assert (row["visible"], row["deleted_at"], row["name"] is None) == (False, None, False)
+
+    def test_one_that_left(self, barred: Stage) -> None:
+        barred.change("user_leave_org")
+        turns(barred)
+        assert barred.differences() == []
+        assert sum(row["deleted_at"] is not None for row in barred.place.rows(tables.users)) == 1
+
+
+def test_a_suite_without_credentials_writes_what_rows_say(redis_url: str, tmp_path: Path) -> None:
+    bare = a_suite()
+    del bare["suite_key"], bare["suite_secret"]
+    with installed(redis_url, f"sqlite:///{tmp_path}/d.db", tmp_path, users=20, apps=[bare]) as place:
+        stage = Stage(place, True)
+        stage.app.corps[CORPS[0]].close = 1
+        stage.change("user_modify_org")
+        place.work_off()
+        row = place.rows(tables.users)[0]
+        assert (row["fetched_at"], row["name"] is None, row["pushed_at"] is None) == (None, False, False)
+
+
+class TestTheTicketWatch:
+    def test_a_ticket_is_stored_while_nobody_works(self, stage: Stage) -> None:
+        watch = TicketWatch(stage.place.parts.connection, stage.place.parts.suites)
+        stage.tell("suite_ticket")
+        begun = time.monotonic()
+        watch.start()
+        wait_until(lambda: stage.place.rows(tables.suites), 1.0, "the ticket")
+        assert time.monotonic() - begun < 1.0
+        watch.stop()
+        assert stage.row(tables.suites)["ticket"] == stage.app.ticket
+        assert stage.place.rows(tables.events) == []
+        stage.place.work_off()
+        assert stage.statuses() == {"applied"}
+
+    def test_it_looks_at_each_once(self, one_stage: Stage) -> None:
+        watch = TicketWatch(one_stage.place.parts.connection, one_stage.place.parts.suites)
+        one_stage.tell("suite_ticket")
+        assert [watch.look(), watch.look()] == [1, 0]
+        one_stage.tell("suite_ticket")
+        assert watch.look() == 1
+        one_stage.place.work_off()
+        assert one_stage.row(tables.suites)["ticket"] == one_stage.app.ticket
 
 
 class TestTheCode:

@@ -4,6 +4,7 @@ It looks at the jobs that wait on the tickets' queue and takes none of them: a w
 """
 
 import threading
+from typing import cast
 
 import redis
 import structlog
@@ -44,10 +45,11 @@ class TicketWatch:
     def look(self) -> int:
         """Store what waits; how many tickets that were. Raises RedisError and DBAPIError."""
         key = f"rq:queue:{events.URGENT}"
-        waiting: list[bytes] = self._connection.lrange(key, -LOOK_JOBS, -1)
+        waiting = cast(list[bytes], self._connection.lrange(key, -LOOK_JOBS, -1))
         new = [job_id for job_id in waiting if job_id not in self._kept]
         for job_id in new:
-            data, stamp, life = self._connection.hmget(f"rq:job:{job_id.decode()}", "data", "stamp", "life")
+            found = self._connection.hmget(f"rq:job:{job_id.decode()}", "data", "stamp", "life")
+            data, stamp, life = cast(list[bytes | None], found)
             try:
                 event = queues.decode(data or b"")
             except ValueError:
