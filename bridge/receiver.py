@@ -99,7 +99,6 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
             if (verdict := VERDICTS.get(type(refusal))) is not None:
                 intake.judged(name, verdict, str(refusal))
             raise
-        intake.judged(name, "good")
         if opened.key != target.keys[0]:
             metrics.old_key.labels(name).inc()
         # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not, and
@@ -110,7 +109,9 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
             outcomes = intake.take(parsed.events) if parsed.events else []
             for event, outcome in zip(parsed.events, outcomes, strict=True):
                 metrics.count(name, event.type, outcome)
-            if not parsed.events:
+            if parsed.events:
+                intake.judged(name, "good")
+            else:
                 metrics.count(name, parsed.type, "checked")
             reply = target.seal(opened, parsed)
             seconds = time.perf_counter() - begun

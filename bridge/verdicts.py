@@ -7,7 +7,8 @@ import redis
 
 from bridge.errors import OwnerMismatch, Refused, SignatureMismatch, Undecipherable
 
-#: The envelope was opened, or what is wrong with the keys that it came under.
+#: It brought an event, or what is wrong with the keys that it came under. A mere check says neither: anybody here can
+#: send one.
 Verdict = Literal["good", "token", "aes_key", "owner_key"]
 #: What a refusal says of the keys; any other says nothing of them.
 VERDICTS: Mapping[type[Refused], Verdict] = {

@@ -65,7 +65,7 @@ def open_parts(config: Config, observe: Observe | None = None) -> Parts:
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    clients = _Clients(config, connection, store, observe)
+    clients = Clients(config, connection, store, observe)
     readers = _readers(config, clients, store)
     clock = RedisClock(connection)
     suites = Suites(config, store, clock, clients.suite)
@@ -90,10 +90,10 @@ def migrated(config: Config) -> Iterator[Store]:
 
 def readers_of(config: Config, connection: redis.Redis, store: Store) -> Readers:
     """DingTalk's API, as every app that has the credentials sees it."""
-    return _readers(config, _Clients(config, connection, store), store)
+    return _readers(config, Clients(config, connection, store), store)
 
 
-def _readers(config: Config, clients: "_Clients", store: Store) -> Readers:
+def _readers(config: Config, clients: "Clients", store: Store) -> Readers:
     def let_in(corp_ids: Collection[str]) -> Mapping[str, Collection[str]]:
         with store.reading() as connection:
             return letting_in(connection, corp_ids)
@@ -101,7 +101,7 @@ def _readers(config: Config, clients: "_Clients", store: Store) -> Readers:
     return Readers(config, clients.corp, READ_THREADS, let_in)
 
 
-class _Clients:
+class Clients:
     """DingTalk's API as the apps see it; they share the budget, tokens and connections."""
 
     def __init__(self, config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> None:
@@ -136,7 +136,7 @@ class _Clients:
 
 def recovery(config: Config, connection: redis.Redis, store: Store) -> Recovery:
     """What reads the failed lists of all apps with credentials."""
-    clients = _Clients(config, connection, store)
+    clients = Clients(config, connection, store)
     sources = [Source(app, clients.internal(app)) for app in config.apps if app.reads]
     sources += [Source(app, clients.suite(app)) for app in config.suites]
     return Recovery(sources, store, RedisClock(connection), connection)
@@ -153,7 +153,7 @@ def nightly(config: Config, connection: redis.Redis, store: Store, readers: Read
     """The comparisons that a clock makes. Raises JobsModuleMissing."""
     clock = RedisClock(connection)
     corp_ids = {app.corp_id for app in config.apps if app.corp_id}
-    suites = Suites(config, store, clock, _Clients(config, connection, store).suite)
+    suites = Suites(config, store, clock, Clients(config, connection, store).suite)
     registry = jobs.load_registry(config) if suites else Registry()
 
     def note(tx: Connection, done: Done) -> None:

@@ -156,6 +156,18 @@ class PermanentCode(Struct, frozen=True):
         return f"PermanentCode(corp_id={self.corp_id!r})"
 
 
+class Callback(Struct, frozen=True):
+    """A callback that is registered by API: where it goes, for which events, under which pair of keys."""
+
+    url: str
+    tags: tuple[str, ...]
+    token: str
+    aes_key: str
+
+    def __repr__(self) -> str:
+        return f"Callback(url={self.url!r})"
+
+
 class FailedList(Struct):
     """A page of the callbacks that failed, each item as it came, and whether there are more."""
 
@@ -376,6 +388,13 @@ def read_authorization(answer: Json) -> Authorization:
 def read_agent_state(answer: Json) -> int:
     """Whether an agent is 0 disabled, 1 normal or 2 not activated, of get_agent (KB-A/0043)."""
     return _int(answer.get("close"), "close")
+
+
+def read_callback(answer: Json) -> Callback:
+    """The registered callback, of get_call_back (KB-E/0237); it tells the secrets, too."""
+    tags = tuple(str(tag) for tag in _list(answer.get("call_back_tag"), "call_back_tag"))
+    url, token, aes_key = (_text(answer.get(name), name) or "" for name in ("url", "token", "aes_key"))
+    return Callback(url, tags, token, aes_key)
 
 
 def read_nothing(_answer: Json) -> None:

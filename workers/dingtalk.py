@@ -13,10 +13,11 @@ import structlog
 import urllib3
 
 from workers import answers
-from workers.answers import Branch, Department, FailedList, Json, Page, RoleGroup, Scope, User
+from workers.answers import Branch, Callback, Department, FailedList, Json, Page, RoleGroup, Scope, User
 from workers.budget import Budget
 from workers.errors import (
     ADDRESS_WAIT,
+    NOT_REGISTERED,
     AddressBanned,
     ApiError,
     Misconfigured,
@@ -171,6 +172,29 @@ class DingTalk:
         asked = {"tags": list(tags), "cursor": cursor, "status": 1, "page_size": FAILED_RECORDS_PAGE}
         body = {"req": asked | {"confirm": confirm}}
         return self._ask("/topapi/callback/failrecord/list", body, answers.read_failed_list, True, keep)
+
+    def sign_in(self) -> None:
+        """Asks for a new token, whatever is remembered: whether key and secret are right."""
+        self._gettoken()
+
+    def callback(self) -> Callback | None:
+        """The callback that is registered by API (KB-E/0237); None where none is."""
+        try:
+            return self._ask("/call_back/get_call_back", None, answers.read_callback, True)
+        except Misconfigured as error:
+            if error.code != NOT_REGISTERED:
+                raise
+        return None
+
+    def set_callback(self, callback: Callback, *, update: bool) -> None:
+        """Registers a callback, or changes the registered one; DingTalk checks the address at once (KB-E/0233)."""
+        path = "/call_back/update_call_back" if update else "/call_back/register_call_back"
+        body = {"call_back_tag": list(callback.tags), "token": callback.token, "aes_key": callback.aes_key}
+        self._ask(path, body | {"url": callback.url}, answers.read_nothing, True)
+
+    def delete_callback(self) -> None:
+        """Removes the registered callback (KB-E/0238)."""
+        self._ask("/call_back/delete_call_back", None, answers.read_nothing, True)
 
     def forget(self) -> None:
         """Drops the token and what else is remembered."""

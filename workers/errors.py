@@ -109,6 +109,13 @@ _MENDS = {
     "43007": "authorise the app for this organisation",
     "60011": "give the app this API permission in the developer console",
     "60020": "add this host's address to the app's IP whitelist in the developer console",
+    "71006": "a callback is registered already",
+    "71007": "no callback is registered",
+    "71009": "what answers at this address does not say success: is it our receiver, with the same keys?",
+    "71010": "the token has 6 to 63 characters there, the aes_key 43",
+    "71011": "the address is none: write https://your.host/callback/NAME",
+    "71012": "DingTalk cannot reach the address: no redirect, no log-in, a complete certificate, an answer in 1.5 s",
+    "71013": "the host of the address must be public",
     "853001": "set the clock of this host",
     "853002": "set the clock of this host, it is off by more than a minute",
     "853003": "check suite_key of this app",
@@ -120,6 +127,8 @@ _HIDDEN = frozenset({"50002", "50004"})
 #: Of the ticket; of a temporary authorisation code that was used before, and a permanent code that is none.
 _TICKET = frozenset({"853005", "40085"})
 CODE_USED = "40078"
+#: There is no callback that was registered by API.
+NOT_REGISTERED = "71007"
 _BAD_REQUEST = frozenset({"400002", "40035", "40036", "40068", "40069", CODE_USED, "40084", "52019"})
 _TOKEN = frozenset({"40014", "42001", "40001", "40082", "33001", "InvalidAuthentication"})
 _QPS = frozenset({"90018", "90002"})
