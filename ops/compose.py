@@ -13,8 +13,9 @@ from bridge import queues, safety
 from bridge.config import AppConfig, Config
 from bridge.queues import Patience
 from workers import jobs
-from workers.batch import BatchWorker
+from workers.batch import CORP_SHARE, BatchWorker
 from workers.budget import Budget
+from workers.claims import UNSHARED
 from workers.dingtalk import DingTalk, Observe
 from workers.fold import Folder
 from workers.moment import RedisClock
@@ -170,4 +171,5 @@ def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:
     """A worker for these event queues."""
     queues.show_queues(parts.connection)
     dispatcher = jobs.Dispatcher(parts.store, parts.connection)
-    return BatchWorker(names, parts.connection, parts.store, parts.folder, dispatcher)
+    share = CORP_SHARE if parts.suites else UNSHARED
+    return BatchWorker(names, parts.connection, parts.store, parts.folder, dispatcher, share=share)

@@ -92,6 +92,14 @@ class Stage:
         """What DingTalk would push of a change, for later."""
         return [made["payload"] for made in self.place.simulator.change("shop", event, entity, deliver=False)]
 
+    def hurry(self) -> None:
+        """What was put off because DingTalk was busy need not be waited for."""
+        connection = self.place.parts.connection
+        for key in connection.scan_iter("rq:scheduled:*"):
+            for member in connection.zrange(key, 0, -1):
+                connection.zadd(key, {member: 1})
+        self.due_now()
+
     def due_now(self) -> None:
         """Reads that were put off need not be waited for."""
         with self.place.parts.store.writing() as connection:
@@ -244,6 +252,54 @@ class TestTheLifeOfAnAuthorisation:
         told = [row for row in stage.place.rows(tables.events) if row["type"].endswith("relieve")]
         assert [row["error"] for row in told] == ["the corp has authorised the suite anew since"]
 
+    def test_a_withdrawal_while_it_is_asked_for_stands(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another worker applies it between the question and its answer's commit."""
+        one_stage.begin()
+        parts = one_stage.place.parts
+        scopes = DingTalk.scopes
+        a_millisecond_passes()
+        relieve = one_stage.place.simulator.push("shop", "suite_relieve", False)["payload"]
+        one_stage.app.corps[CORPS[0]].revoked = False
+        (event,) = events.parse(json.dumps(relieve).encode(), "shop", None).events
+
+        def overtake(client: DingTalk, **options: Any) -> Any:
+            answer = scopes(client, **options)
+            if not one_stage.app.corps[CORPS[0]].revoked:
+                one_stage.app.corps[CORPS[0]].revoked = True
+                parts.suites.perform(event, parts.clock.now(), lambda _tx, _done: None)
+            return answer
+
+        monkeypatch.setattr(DingTalk, "scopes", overtake)
+        parts.suites.renew("shop", CORPS[0], lambda _tx, _done: None)
+        assert one_stage.granted()["status"] == "revoked"
+
+    def test_with_faults_and_everything_at_once(self, stage: Stage) -> None:
+        """Callbacks doubled and overtaking one another, answers that lag and fail; and yet all ends true."""
+        stage.begin(*CORPS)
+        place = stage.place
+        place.simulator.faults.set(
+            {"double_rate": 0.3, "shuffle_ms": 300, "error_rate": 0.1, "retry_delays": [0.1, 0.2]}
+        )
+        with place.receiving():
+            for number in range(20):
+                for corp in CORPS:
+                    place.simulator.change("shop", corp=corp)
+                if number % 5 == 0:
+                    for event in ("suite_ticket", "change_auth", "org_micro_app_stop", "org_micro_app_restore"):
+                        place.simulator.push("shop", event, stage.rows, CORPS[number % 3])
+                if number == 10:
+                    place.simulator.push("shop", "suite_relieve", stage.rows, CORPS[2])
+                place.worker.turn()
+            a_millisecond_passes()
+            place.simulator.push("shop", "tmp_auth_code", stage.rows, CORPS[2])
+            assert place.simulator.deliveries.wait_idle(60)
+        place.simulator.faults.set({"error_rate": 0.0})
+        for _ in range(2):
+            stage.hurry()
+            stage.settle()
+        assert [line for corp in CORPS for line in stage.differences(corp)] == []
+        assert {stage.granted(corp)["status"] for corp in CORPS} == {"active"}
+
     def test_what_goes_out_of_view_is_hidden_and_comes_back(self, stage: Stage) -> None:
         stage.begin()
         access = stage.app.corps[CORPS[0]].access
@@ -312,6 +368,22 @@ class TestTheLifeOfAnAuthorisation:
         stage.settle()
         assert stage.row(tables.corps)["status"] == "dissolved"
         assert stage.differences() == []
+
+
+def test_a_suite_is_created_before_its_key_exists(redis_url: str, tmp_path: Path) -> None:
+    """DingTalk checks the address under a key that stands in for the suite's own, and later under that one."""
+    bare = a_suite(owner_keys=["suite4xxxxxxxxxxxxxxx"])
+    del bare["suite_key"], bare["suite_secret"]
+    url = f"sqlite:///{tmp_path}/d.db"
+    with installed(redis_url, url, tmp_path, users=5, apps=[bare]) as place, place.receiving():
+        place.simulator.push("shop", "check_create_suite_url")
+        assert place.simulator.deliveries.wait_idle(20)
+    keyed = {"apps": [a_suite()], "encryption_key": SEALING_KEY}
+    with installed(redis_url, url, tmp_path, users=5, **keyed) as made, made.receiving():
+        made.simulator.push("shop", "check_update_suite_url")
+        assert made.simulator.deliveries.wait_idle(20)
+    for simulator in (place.simulator, made.simulator):
+        assert simulator.deliveries.as_dict()["delivered"] == 1
 
 
 class TestTheTicket:

@@ -34,6 +34,8 @@ RENEW_SECONDS = 3.0
 MISSING_SECONDS = 5
 #: Workers that a job must have ended, each while it was taken up alone, to be given up.
 MAX_LONE_DEATHS = 5
+#: A share of a claim that is no limit.
+UNSHARED = 1 << 30
 #: Set of the workers that may hold claims.
 CLAIMERS_KEY = "bridge:claimers"
 #: Hash of workers whose lease was seen missing.
@@ -44,11 +46,12 @@ _CLAIM = (
     + """
 local claimed, lease, claimers, wake, worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, limit, lease_ms, iso, suspects = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local share = tonumber(ARGV[6])
 redis.call('SET', lease, '1', 'PX', lease_ms)
 redis.call('SADD', claimers, worker)
 local now = tonumber(redis.call('TIME')[1])
 local names, soonest = {}, ''
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local name = ARGV[i]
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:scheduled:' .. name, '-inf', now, 'LIMIT', 0, limit)) do
     redis.call('ZREM', 'rq:scheduled:' .. name, id)
@@ -82,8 +85,9 @@ local function take_out(queue, id, head)
   return redis.call('LREM', queue, nearer_head and 1 or -1, id) == 1
 end
 -- The first of a claim is the queue's head, then it is each corp's turn. A head that stands in no lane goes before:
--- one that was given back, or requeued by hand.
-local begun = {}
+-- one that was given back, or requeued by hand. No corp has more than its share of a claim.
+local STALE = 1000  -- ids in lanes that wait no more, of which a claim clears so many
+local begun, taken = {}, {}
 local function take(name)
   local queue, lanes = 'rq:queue:' .. name, 'bridge:lanes:' .. name
   local head = redis.call('LINDEX', queue, 0)
@@ -93,17 +97,28 @@ local function take(name)
     redis.call('DEL', lanes)
     return nil
   end
-  local in_lane = redis.call('LINDEX', lane_of(name, redis.call('HGET', 'rq:job:' .. head, 'corp') or ''), 0) == head
-  if begun[name] and in_lane and redis.call('LLEN', lanes) > 1 then
-    for _ = 1, 1000 do
-      local corp = redis.call('LPOP', lanes)
-      local id = corp and redis.call('LPOP', lane_of(name, corp))
-      if not id then break end
-      if redis.call('EXISTS', lane_of(name, corp)) == 1 then redis.call('RPUSH', lanes, corp) end
-      if redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' and take_out(queue, id, head) then return id end
+  local corp = redis.call('HGET', 'rq:job:' .. head, 'corp') or ''
+  local in_lane = redis.call('LINDEX', lane_of(name, corp), 0) == head
+  if in_lane and (begun[name] or (taken[corp] or 0) >= share) then
+    for _ = 1, redis.call('LLEN', lanes) + STALE do
+      corp = redis.call('LPOP', lanes)
+      if not corp then break end
+      local lane = lane_of(name, corp)
+      if (taken[corp] or 0) < share then
+        local id = redis.call('LPOP', lane)
+        if redis.call('EXISTS', lane) == 1 then redis.call('RPUSH', lanes, corp) end
+        if redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' and take_out(queue, id, head) then
+          taken[corp] = (taken[corp] or 0) + 1
+          return id
+        end
+      else
+        redis.call('RPUSH', lanes, corp)
+      end
     end
+    return nil
   end
   begun[name] = true
+  taken[corp] = (taken[corp] or 0) + 1
   redis.call('LPOP', queue)
   leave_lane(name, head)
   return head
@@ -133,7 +148,7 @@ while #names > 0 and count < limit do
   names = waiting
 end
 if count == 0 then
-  for i = 6, #ARGV do
+  for i = 7, #ARGV do
     redis.call('DEL', wake .. ARGV[i])
     local first = redis.call('ZRANGE', 'rq:scheduled:' .. ARGV[i], 0, 0, 'WITHSCORES')[2]
     if first and (soonest == '' or tonumber(first) < tonumber(soonest)) then soonest = first end
@@ -255,8 +270,12 @@ class Claim(NamedTuple):
 class Claims:
     """One worker's claims. Every method raises RedisError."""
 
-    def __init__(self, connection: redis.Redis, worker: str, queues: Sequence[str]) -> None:
-        """`queues` are emptied round robin, each corp by corp; the first of them goes first in every round."""
+    def __init__(self, connection: redis.Redis, worker: str, queues: Sequence[str], share: int = UNSHARED) -> None:
+        """`queues` are emptied round robin, each corp by corp; the first of them goes first in every round.
+
+        `share`: how many jobs of one corp a claim takes at most.
+        """
+        self._share = share
         self._connection = connection
         self._worker = worker
         self._queues = list(queues)
@@ -276,6 +295,7 @@ class Claims:
         keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
         self._suspects = not self._suspects
         terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), iso_now(), int(self._suspects)]
+        terms.append(self._share)
         found, soonest, now = self._claim_script(keys=keys, args=[*terms, *self._queues])
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]

@@ -158,6 +158,17 @@ class TestShares:
         assert set(quiet) < set(found)
         assert [one for one in found if one in noisy] == noisy[:6]
 
+    def test_no_corp_has_more_than_its_share(self, connection: redis.Redis) -> None:
+        """Whoever comes next waits for what was claimed; other queues do not add to the share."""
+        noisy = [*of_corp(connection, "noisy", 100), *of_corp(connection, "noisy", 100, B)]
+        known = noisy[:100]
+        claims = Claims(connection, "w1", (A, B, C), share=5)
+        assert len(ids(claim(claims))) == 5
+        quiet = of_corp(connection, "a", 3)
+        found = ids(claim(claims))
+        assert set(quiet) < set(found) and len(found) == 8
+        assert sum(one in known for one in found) <= 5
+
     def test_the_jobs_of_each_corp_keep_their_order(self, connection: redis.Redis) -> None:
         known = {corp: of_corp(connection, corp, 40) for corp in ("a", "b", "c")}
         found = [one for _ in range(10) for one in ids(claim(worker(connection), 12))]
