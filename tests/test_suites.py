@@ -563,8 +563,19 @@ class TestTheTicketWatch:
 class TestTheCode:
     def test_it_lies_sealed_and_nowhere_else(self, stage: Stage) -> None:
         stage.begin()
+        # A reply of the failed list is stored as it came, but for this.
+        told = stage.place.simulator.push("shop", "tmp_auth_code", True)["payload"]
+        stage.app.give_up(told["EventType"], CORPS[0], time.time_ns() // 1_000_000, told)
+        assert (
+            compose.recovery(stage.place.config, stage.place.parts.connection, stage.place.parts.store)
+            .recover(["shop"])
+            .new
+        )
         stage.settle()
         code = stage.app.corps[CORPS[0]].permanent_code
+        assert code in json.dumps(told)
+        assert any(b"permanent_code" in row["body"] for row in stage.place.rows(tables.failed_lists))
+        assert not any(code.encode() in row["body"] for row in stage.place.rows(tables.failed_lists))
         granted = stage.granted()
         if not stage.rows:
             assert Seal(SEALING_KEY).open(granted["permanent_code"], SUITE, CORPS[0]) == code

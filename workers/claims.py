@@ -100,19 +100,21 @@ local function take(name)
   local corp = redis.call('HGET', 'rq:job:' .. head, 'corp') or ''
   local in_lane = redis.call('LINDEX', lane_of(name, corp), 0) == head
   if in_lane and (begun[name] or (taken[corp] or 0) >= share) then
-    for _ = 1, redis.call('LLEN', lanes) + STALE do
+    local full, stale = 0, 0
+    while stale < STALE and full < redis.call('LLEN', lanes) do
       corp = redis.call('LPOP', lanes)
-      if not corp then break end
       local lane = lane_of(name, corp)
       if (taken[corp] or 0) < share then
         local id = redis.call('LPOP', lane)
         if redis.call('EXISTS', lane) == 1 then redis.call('RPUSH', lanes, corp) end
-        if redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' and take_out(queue, id, head) then
+        if id and redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' and take_out(queue, id, head) then
           taken[corp] = (taken[corp] or 0) + 1
           return id
         end
+        stale = stale + 1
       else
         redis.call('RPUSH', lanes, corp)
+        full = full + 1
       end
     end
     return nil
