@@ -199,6 +199,7 @@ class Folder:
         halted = self._suites.standing({entity.corp_id for entity in noted.versions}).halted
         for course in courses:
             course.halted = halted.get(course.waiting.event.corp_id or "")
+        dropped = [read for entity, read in taken.items() if entity.corp_id in halted]
         taken = {entity: read for entity, read in taken.items() if entity.corp_id not in halted}
         owners = _fold([course for course in courses if course.halted is None], noted)
         wanted = dict.fromkeys(owners, True)
@@ -213,6 +214,7 @@ class Folder:
         able = self._refresher.readers.clients({entity.corp_id for course in courses for entity in course.entities})
 
         def conclude(draft: Draft, written: set[Entity]) -> Outcome:
+            reads.finish(draft.tx, dropped)
             return self._conclude(draft, written, noted, courses, owners, answers, taken, errors, able)
 
         written, said = self._refresher.write(noted, answers, causes, conclude, pushed)
