@@ -7,7 +7,7 @@ import redis
 from bridge import events, queues
 from bridge.errors import NotDurable
 from bridge.events import Event
-from bridge.queues import QUEUES_KEY, WAITING
+from bridge.queues import ENTER_LANE, QUEUES_KEY, WAITING
 
 #: Seconds in which a second event of the same id is a repeat; DingTalk's own retries end after 40 s,
 #: its failed list follows minutes to hours later.
@@ -21,10 +21,13 @@ ACCEPTED_KEY = "bridge:accepted"
 #: Hash: event type → Redis' microseconds at which the last one was accepted.
 LAST_KEY = "bridge:last"
 
-_ACCEPT = """
+_ACCEPT = (
+    ENTER_LANE
+    + """
 -- bridge:seen:<event id>  string: marks an accepted event for the repeat window
 -- rq:job:<job id>         hash: the job as RQ saves it, and stamp (Redis' microseconds) and life (run_id)
 -- rq:queue:<type>         list: ids of waiting jobs        rq:queues  set: the keys of all queues
+-- bridge:lane:<type>:<corp>, bridge:lanes:<type>  lists: whose turn it is, see queues.py
 -- rq:failed|finished|scheduled:<type>  zset: a job that is fed in anew leaves them
 -- bridge:wake:<type>      list: see accept.py, as for bridge:accepted and bridge:last
 local queues_key, wake, accepted, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -33,8 +36,8 @@ local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
 local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local fresh = {}
-for at = 5, #ARGV, 5 do
-  local id, job, queue, data, description = unpack(ARGV, at, at + 4)
+for at = 5, #ARGV, 6 do
+  local id, job, queue, corp, data, description = unpack(ARGV, at, at + 5)
   local job_key = 'rq:job:' .. job
   local status = redis.call('HGET', job_key, 'status')
   local waits = status == 'queued' or status == 'started' or status == 'scheduled'
@@ -48,9 +51,10 @@ for at = 5, #ARGV, 5 do
       redis.call('ZREM', 'rq:finished:' .. queue, job)
     end
     redis.call('HSET', job_key, 'stamp', stamp, 'life', life, 'created_at', now, 'enqueued_at', now, 'data', data,
-      'description', description, 'origin', queue, {WAITING})
+      'description', description, 'origin', queue, 'corp', corp, {WAITING})
     redis.call('SADD', queues_key, 'rq:queue:' .. queue)
     redis.call('RPUSH', 'rq:queue:' .. queue, job)
+    enter_lane('RPUSH', queue, corp, job)
     redis.call('RPUSH', wake .. queue, '1')
     redis.call('LTRIM', wake .. queue, 0, wake_limit - 1)
     redis.call('HINCRBY', accepted, queue, 1)
@@ -60,6 +64,7 @@ for at = 5, #ARGV, 5 do
 end
 return fresh
 """.replace("{WAITING}", ", ".join(f"'{name}', '{value}'" for name, value in WAITING.items()))
+)
 
 
 class Acceptor:
@@ -76,7 +81,7 @@ class Acceptor:
         """
         arguments: list[str | bytes | int] = [REPEAT_WINDOW, WAKE_LIMIT, int(again), queues.iso_now()]
         for event in batch:
-            arguments += [event.id, events.job_id(event.id), events.queue_of(event.type)]
+            arguments += [event.id, events.job_id(event.id), events.queue_of(event.type), event.corp_id or ""]
             arguments += [queues.encode(event), events.describe(event)]
         try:
             fresh = self._script(keys=[QUEUES_KEY, WAKE_PREFIX, ACCEPTED_KEY, LAST_KEY], args=arguments)

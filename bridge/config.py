@@ -3,7 +3,7 @@
 import os
 import re
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -185,7 +185,7 @@ class AppConfig(_Section):
 
     @property
     def reads(self) -> bool:
-        """Whether this app has the credentials to read a corp at DingTalk."""
+        """Whether this internal app has the credentials to read its corp at DingTalk."""
         return self.kind == "internal" and self.app_key is not None
 
 
@@ -222,11 +222,18 @@ class Config(_Section):
                 return app
         raise UnknownApp
 
-    def reader(self, corp_id: str) -> AppConfig | None:
-        """The app that reads this corp: the first with credentials; None where no app has any."""
-        able = [app for app in self.apps if app.reads]
-        own = [app for app in able if app.corp_id == corp_id]
-        return next(iter(own or [app for app in able if app.corp_id is None]), None)
+    @property
+    def suites(self) -> list[AppConfig]:
+        """The third-party apps that have their credentials."""
+        return [app for app in self.apps if app.kind == "suite" and app.suite_key]
+
+    def reader(self, corp_id: str, let_in: Collection[str] = ()) -> AppConfig | None:
+        """The app that reads this corp: the first with credentials; None where no app can.
+
+        `let_in`: the keys of the suites that the corp has authorised.
+        """
+        own = [app for app in self.apps if (app.reads and app.corp_id == corp_id) or app.suite_key in let_in]
+        return next(iter(own or [app for app in self.apps if app.reads and app.corp_id is None]), None)
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Config:

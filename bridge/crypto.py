@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from Crypto.Cipher import AES
 from Crypto.Cipher._mode_cbc import CbcMode
 
-from bridge.errors import MalformedCallback, OwnerMismatch, SignatureMismatch
+from bridge.errors import MalformedCallback, OwnerMismatch, SignatureMismatch, Undecipherable
 
 #: Bytes; DingTalk pads to 32, some community encoders to 16. We write 32 and read both.
 BLOCK = 32
@@ -79,15 +79,15 @@ def decrypt(key: Key, encrypted: str) -> tuple[bytes, str]:
         raise MalformedCallback("encrypt has a wrong length")
     plain = _unpad(_cipher(key).decrypt(cipher))
     if len(plain) < HEAD:
-        raise MalformedCallback("the message is too short: is the aes_key the one of this app?")
+        raise Undecipherable("the message is too short: is the aes_key the one of this app?")
     end = HEAD + int.from_bytes(plain[16:HEAD], "big")
     # A wrong key gives a huge length here: compare, never allocate (Callback-Crypto issue 24).
     if end > len(plain):
-        raise MalformedCallback("the message's length is wrong: is the aes_key the one of this app?")
+        raise Undecipherable("the message's length is wrong: is the aes_key the one of this app?")
     try:
         return plain[HEAD:end], plain[end:].decode()
     except UnicodeDecodeError:
-        raise MalformedCallback("the owner key is no text: is the aes_key the one of this app?") from None
+        raise Undecipherable("the owner key is no text: is the aes_key the one of this app?") from None
 
 
 def open_envelope(
@@ -137,7 +137,7 @@ def _unpad(plain: bytes) -> bytes:
         # Java's rule: an unpadded message is read as it is.
         return plain
     if pad > len(plain) or plain[-pad:] != bytes([pad]) * pad:
-        raise MalformedCallback("the padding is wrong: is the aes_key the one of this app?")
+        raise Undecipherable("the padding is wrong: is the aes_key the one of this app?")
     return plain[:-pad]
 
 

@@ -26,6 +26,10 @@ class MalformedCallback(Refused):
     """not a DingTalk callback"""
 
 
+class Undecipherable(MalformedCallback):
+    """the message cannot be deciphered: is the aes_key the one of this app?"""
+
+
 class SignatureMismatch(Refused):
     """the signature does not match: is the token the one of this app?"""
 

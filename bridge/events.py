@@ -38,6 +38,8 @@ _MAX_TIME = 32_503_680_000_000
 #: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
 _ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+#: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value.
+_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*\\*")[^"\\]+', re.IGNORECASE)
 
 
 class Entity(NamedTuple):
@@ -88,6 +90,13 @@ class Parsed(NamedTuple):
     type: str
     events: tuple[Event, ...]
     random: str | None
+
+
+class Row(NamedTuple):
+    """A pushed row: `order` sorts as its source changed (gmt_modified, then syncSeq), `data` is its biz_data."""
+
+    order: str
+    data: dict[str, Any]
 
 
 def _row(meaning: str, *touches: Literal["users", "departments", "roles", "corp"]) -> EventType:
@@ -164,6 +173,11 @@ _TOO_DEEP = "the message is nested too deep"
 _decode = msgspec.json.Decoder().decode
 
 
+def without_codes(message: bytes) -> bytes:
+    """The message without the permanent codes that pushed rows still carry (KB-E/0350): none lies anywhere in clear."""
+    return _PERMANENT_CODE.sub(rb"\1", message)
+
+
 def queue_names() -> tuple[str, ...]:
     """Every queue that an event can wait on; a worker takes from the first of them first, in every claim."""
     return (URGENT, *(name for name in CATALOGUE if name != URGENT), OTHER)
@@ -205,12 +219,30 @@ def entities(event: Event) -> tuple[Entity, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def told(event: Event) -> dict[str, Any]:
+    """What an event's payload says, keys in lower case; of a pushed row what its biz_data says."""
+    row = pushed_row(event)
+    return _fold(_object(bytes(event.payload))) if row is None else row.data
+
+
+def pushed_row(event: Event) -> Row | None:
+    """The row that an event was made of; None for one of a callback."""
+    if b"biz_data" not in bytes(event.payload).lower():
+        return None  # most are not
+    fields = _fold(_object(bytes(event.payload)))
+    if "biz_data" not in fields:
+        return None
+    data = _fold(_biz_data(fields["biz_data"]))
+    modified, sequence = _number(fields.get("gmt_modified")) or 0, _text(data.get("syncseq")) or ""
+    return Row(f"{max(modified, 0):020d}/{sequence.upper():0>32}", data)
+
+
 def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") -> Parsed:
     """What a decrypted message says.
 
     Raises MalformedCallback when it is no JSON object, has no EventType, or is one that the worker could not read.
     """
-    message = _mend(message)
+    message = without_codes(_mend(message))
     body = _object(message)
     fields = _fold(body)
     given = fields.get("eventtype")

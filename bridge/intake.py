@@ -15,6 +15,7 @@ from bridge.events import Event
 from bridge.misses import Misses
 from bridge.spool import Spool
 from bridge.together import Together
+from bridge.verdicts import Verdict, Verdicts
 
 #: Threads whose events share one call to Redis.
 SHARED_CALL = 64
@@ -40,8 +41,11 @@ class Intake:
         self._acceptor = Acceptor(connection)
         self._together = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
         self._misses = Misses(connection)
+        self._notes = Verdicts(connection)
         #: Apps whose misses are not in Redis yet; the drainer brings them there.
         self._missed: set[str] = set()
+        #: What became of callbacks lately and is not in Redis yet, by app and verdict, with the reason.
+        self._verdicts: dict[tuple[str, Verdict], str] = {}
         self._lock = threading.Lock()
         #: Set while Redis is known to be away: nobody waits for it then.
         self._away = threading.Event()
@@ -79,6 +83,10 @@ class Intake:
             self._missed.update(apps)
         self._spooled.set()
 
+    def judged(self, app: str, verdict: Verdict, reason: str = "") -> None:
+        """A callback of this app was taken or refused; `doctor` is told within seconds, and nobody waits for it."""
+        self._verdicts[app, verdict] = reason
+
     def components(self) -> dict[str, bool]:
         """Which of the two would take an event now."""
         return {"redis": self._writes(), "spool": self._spool.room()}
@@ -105,6 +113,7 @@ class Intake:
             self._spooled.clear()
             try:
                 self._note_misses()
+                self._note_verdicts()
                 drain(self._spool, self._acceptor, self._give_way)
             except NotDurable as error:
                 if not self._say_away(error):
@@ -132,6 +141,16 @@ class Intake:
         except redis.RedisError as error:
             with self._lock:
                 self._missed |= apps
+            raise NotDurable(f"Redis did not take a note: {type(error).__name__}") from error
+
+    def _note_verdicts(self) -> None:
+        """Raises NotDurable; the next callbacks are noted then."""
+        found, self._verdicts = self._verdicts, {}
+        if not found:
+            return
+        try:
+            self._notes.note(found)
+        except redis.RedisError as error:
             raise NotDurable(f"Redis did not take a note: {type(error).__name__}") from error
 
     def _say_away(self, error: NotDurable) -> bool:

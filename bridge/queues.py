@@ -36,6 +36,18 @@ WAITING: Mapping[str, str | int] = {
 SENTINEL_PORT = 26379
 #: Seconds at most for a sentinel's answer; it only says where the master is, the next one knows as well.
 SENTINEL_SECONDS = 1.0
+#: Lua by which a job that waits on a queue stands in its corp's lane, too, so that no corp holds up another: claims
+#: take one of each corp in turn. The queue itself stays the list of all that wait.
+#:   bridge:lane:<queue>:<corp>  list: ids of the corp's waiting jobs, in the queue's order; ids that wait no more may
+#:                               stand there, and one that somebody requeued by hand stands in none
+#:   bridge:lanes:<queue>        list: the corps that have a lane, each once, the next first
+#:   rq:job:<id>                 hash: the job, with the corp whose lane it is
+ENTER_LANE = """
+local function lane_of(queue, corp) return 'bridge:lane:' .. queue .. ':' .. corp end
+local function enter_lane(push, queue, corp, id)
+  if redis.call(push, lane_of(queue, corp), id) == 1 then redis.call(push, 'bridge:lanes:' .. queue, corp) end
+end
+"""
 #: Set of every queue's key, kept by RQ.
 QUEUES_KEY = "rq:queues"
 

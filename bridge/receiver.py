@@ -17,6 +17,7 @@ from bridge.hush import Hush
 from bridge.intake import Intake
 from bridge.metrics import Metrics
 from bridge.spool import Spool
+from bridge.verdicts import VERDICTS
 
 #: Bytes; DingTalk documents no limit, its own payloads are a few kilobytes.
 MAX_BODY = 1 << 20
@@ -92,7 +93,12 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         begun = time.perf_counter()
         if (target := apps.get(name)) is None:
             raise UnknownApp
-        opened = target.open()
+        try:
+            opened = target.open()
+        except Refused as refusal:
+            if (verdict := VERDICTS.get(type(refusal))) is not None:
+                intake.judged(name, verdict, str(refusal))
+            raise
         if opened.key != target.keys[0]:
             metrics.old_key.labels(name).inc()
         # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not, and
@@ -103,7 +109,9 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
             outcomes = intake.take(parsed.events) if parsed.events else []
             for event, outcome in zip(parsed.events, outcomes, strict=True):
                 metrics.count(name, event.type, outcome)
-            if not parsed.events:
+            if parsed.events:
+                intake.judged(name, "good")
+            else:
                 metrics.count(name, parsed.type, "checked")
             reply = target.seal(opened, parsed)
             seconds = time.perf_counter() - begun

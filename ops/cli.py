@@ -16,6 +16,8 @@ VERBS = {
     "clock": "ops.verbs.labour:clock",
     "console": "ops.verbs.web:console",
     "simulate": "ops.verbs.web:simulate",
+    "doctor": "ops.verbs.setup:doctor",
+    "register": "ops.verbs.setup:register",
     "change": "ops.verbs.trials:change",
     "send": "ops.verbs.trials:send",
     "sync": "ops.verbs.repairs:sync",

@@ -1,30 +1,35 @@
 """Puts the parts together as the configuration says."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import redis
-import sqlalchemy as sa
 import urllib3
+from sqlalchemy.engine import Connection
 
 from bridge import queues, safety
 from bridge.config import AppConfig, Config
 from bridge.queues import Patience
 from workers import jobs
-from workers.batch import BatchWorker
+from workers.batch import CORP_SHARE, BatchWorker
 from workers.budget import Budget
-from workers.dingtalk import DingTalk, Observe, Suite
+from workers.claims import UNSHARED
+from workers.dingtalk import DingTalk, Observe
 from workers.fold import Folder
 from workers.moment import RedisClock
 from workers.nightly import Nightly
+from workers.owing import owe_changes
 from workers.readers import Readers
 from workers.recover import Recovery, Source
 from workers.refresh import Refresher
 from workers.registry import Registry
 from workers.store import migrate
 from workers.store.engine import Store, open_store
-from workers.store.tables import suites
+from workers.store.suites import letting_in, ticket_of
+from workers.suiteapi import Suite
+from workers.suites import Done, Suites
 from workers.tokens import Tokens
 
 #: API calls that one worker makes at the same time.
@@ -42,6 +47,7 @@ class Parts:
     store: Store
     clock: RedisClock
     readers: Readers
+    suites: Suites
     refresher: Refresher
     folder: Folder
     registry: Registry
@@ -60,14 +66,16 @@ def open_parts(config: Config, observe: Observe | None = None) -> Parts:
     connection = trusted_redis(config)
     store = open_store(config.datastore.url)
     migrate.check(store)
-    readers = readers_of(config, connection, store, observe)
+    clients = Clients(config, connection, store, observe)
+    readers = _readers(config, clients, store)
     clock = RedisClock(connection)
+    suites = Suites(config, store, clock, clients.suite)
     registry = jobs.load_registry(config)
     refresher = Refresher(store, clock, readers)
     per_second = config.dingtalk.calls_per_second
     at_once = max(1, round(per_second * AT_ONCE_SECONDS)) if per_second else None
-    folder = Folder(refresher, registry, config.dingtalk.settle_seconds, at_once)
-    return Parts(config, connection, store, clock, readers, refresher, folder, registry)
+    folder = Folder(refresher, registry, suites, config.dingtalk.settle_seconds, at_once)
+    return Parts(config, connection, store, clock, readers, suites, refresher, folder, registry)
 
 
 @contextmanager
@@ -81,12 +89,20 @@ def migrated(config: Config) -> Iterator[Store]:
         store.close()
 
 
-def readers_of(config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> Readers:
-    """DingTalk's API, as every app that has the credentials sees it; `observe` as DingTalk takes it."""
-    return Readers(config, _Clients(config, connection, store, observe).corp, READ_THREADS)
+def readers_of(config: Config, connection: redis.Redis, store: Store) -> Readers:
+    """DingTalk's API, as every app that has the credentials sees it."""
+    return _readers(config, Clients(config, connection, store), store)
 
 
-class _Clients:
+def _readers(config: Config, clients: "Clients", store: Store) -> Readers:
+    def let_in(corp_ids: Collection[str]) -> Mapping[str, Collection[str]]:
+        with store.reading() as connection:
+            return letting_in(connection, corp_ids)
+
+    return Readers(config, clients.corp, READ_THREADS, let_in)
+
+
+class Clients:
     """DingTalk's API as the apps see it; they share the budget, tokens and connections."""
 
     def __init__(self, config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> None:
@@ -96,7 +112,11 @@ class _Clients:
         self._store = store
         self._observe = observe
 
-    def corp(self, app: AppConfig) -> DingTalk:
+    def corp(self, app: AppConfig, corp_id: str) -> DingTalk:
+        """A corp, as an app that can read it sees it."""
+        return self.suite(app).corp(corp_id) if app.kind == "suite" else self.internal(app)
+
+    def internal(self, app: AppConfig) -> DingTalk:
         """An internal app, in its corp."""
         assert app.app_key and app.app_secret  # noqa: S101 - only apps that can read get a client
         secret = app.app_secret.get_secret_value()
@@ -108,17 +128,18 @@ class _Clients:
         assert key and secret  # noqa: S101 - as above
 
         def ticket() -> str | None:
-            with self._store.reading() as sql:
-                return sql.scalar(sa.select(suites.c.ticket).where(suites.c.suite_key == key))
+            with self._store.reading() as connection:
+                return ticket_of(connection, key)
 
-        return Suite(app.name, key, secret.get_secret_value(), self._api, *self._shared, self._http, ticket)
+        given = (app.name, key, secret.get_secret_value(), self._api, *self._shared, self._http)
+        return Suite(*given, ticket, self._observe)
 
 
 def recovery(config: Config, connection: redis.Redis, store: Store) -> Recovery:
     """What reads the failed lists of all apps with credentials."""
-    clients = _Clients(config, connection, store)
-    sources = [Source(app, clients.corp(app)) for app in config.apps if app.reads]
-    sources += [Source(app, clients.suite(app)) for app in config.apps if app.suite_key]
+    clients = Clients(config, connection, store)
+    sources = [Source(app, clients.internal(app)) for app in config.apps if app.reads]
+    sources += [Source(app, clients.suite(app)) for app in config.suites]
     return Recovery(sources, store, RedisClock(connection), connection)
 
 
@@ -130,14 +151,25 @@ def trusted_redis(config: Config) -> redis.Redis:
 
 
 def nightly(config: Config, connection: redis.Redis, store: Store, readers: Readers) -> Nightly:
-    """The comparisons that a clock makes."""
+    """The comparisons that a clock makes. Raises JobsModuleMissing."""
+    clock = RedisClock(connection)
     corp_ids = {app.corp_id for app in config.apps if app.corp_id}
+    suites = Suites(config, store, clock, Clients(config, connection, store).suite)
+    registry = jobs.load_registry(config) if suites else Registry()
+
+    def note(tx: Connection, done: Done) -> None:
+        owe_changes(tx, registry, done.changes, datetime.now(UTC))
+
+    def renew(corp_id: str) -> None:
+        suites.renew_all(corp_id, note)
+
     settle = config.dingtalk.settle_seconds
-    return Nightly(store, RedisClock(connection), readers.client, corp_ids, config.clock, config.heal, settle)
+    return Nightly(store, clock, readers, renew, corp_ids, config.clock, config.heal, settle)
 
 
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:
     """A worker for these event queues."""
     queues.show_queues(parts.connection)
     dispatcher = jobs.Dispatcher(parts.store, parts.connection)
-    return BatchWorker(names, parts.connection, parts.store, parts.folder, dispatcher)
+    share = CORP_SHARE if parts.suites else UNSHARED
+    return BatchWorker(names, parts.connection, parts.store, parts.folder, dispatcher, share=share)

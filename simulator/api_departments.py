@@ -66,7 +66,7 @@ def department_listparentbyuser(call: Call) -> Body:
 
 
 def auth_scopes(call: Call) -> Body:
-    access, hidden = call.app.access, hidden_fields(call)
+    access, hidden = call.access, hidden_fields(call)
     return {
         "auth_user_field": [name for name in USER_FIELDS if name not in hidden],
         "condition_field": [],

@@ -41,7 +41,7 @@ def get_auth_info(call: Call) -> Body:
     }
     return {
         "auth_corp_info": corp_info(tenant),
-        "auth_info": {"agent": [agent]},
+        "auth_info": {"agent": [] if granted.removed else [agent]},
         "auth_user_info": {"userId": main_admin(tenant)},
         "channel_auth_info": {"channelAgent": []},
         "auth_market_info": {},
@@ -51,7 +51,7 @@ def get_auth_info(call: Call) -> Body:
 def get_agent(call: Call) -> Body:
     app = suite_of(call)
     granted = _granted(call, app)
-    if call.params.integer("agentid", 52019) != granted.agent_id:
+    if granted.removed or call.params.integer("agentid", 52019) != granted.agent_id:
         raise ApiError(52019)
     return {
         "agentid": granted.agent_id,

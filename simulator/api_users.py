@@ -34,7 +34,7 @@ def hidden_fields(call: Call) -> frozenset[str]:
     """The user fields that this app's answers leave out."""
     if call.app.is_suite:
         return NEVER_FOR_SUITES
-    missing = [fields for name, fields in FIELDS_OF.items() if name not in call.app.access.permissions]
+    missing = [fields for name, fields in FIELDS_OF.items() if name not in call.access.permissions]
     return frozenset().union(*missing)
 
 

@@ -66,7 +66,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Authorization:
-    """A corp that enabled a suite. `close`: 0 disabled, 1 normal, 2 not activated (api.md §1, get_agent)."""
+    """A corp that an app works for. `close`, as get_agent tells: 0 disabled, 1 normal, 2 not activated (api.md §1)."""
 
     corp_id: str
     agent_id: int
@@ -74,6 +74,9 @@ class Authorization:
     tmp_codes: set[str] = field(default_factory=set, repr=False)
     close: int = 1
     revoked: bool = False
+    #: Its one micro-app was taken out of the corp.
+    removed: bool = False
+    access: Access = field(default_factory=Access)
 
 
 class App:
@@ -85,7 +88,6 @@ class App:
     def __init__(self, config: SimApp) -> None:
         self.config = config
         self.lock = threading.Lock()
-        self.access = Access()
         #: The subscription made in the developer console.
         self.console = _console(config)
         self.registration: Subscription | None = None
@@ -93,7 +95,7 @@ class App:
         self.confirmed: set[int] = set()
         self.ticket = secrets.token_urlsafe(24)
         self.corp_id = config.corp_id or _corp_id(self.client_id or config.name)
-        self.corps = {self.corp_id: _authorization(self.corp_id)}
+        self.corps = {self.corp_id: authorization(self.corp_id)}
         self._failed = 0
 
     @property
@@ -107,6 +109,11 @@ class App:
     @property
     def secret(self) -> str:
         return self.config.suite_secret if self.is_suite else self.config.app_secret
+
+    @property
+    def access(self) -> Access:
+        """What it may see of the corp that it began with."""
+        return self.corps[self.corp_id].access
 
     def authorization(self, corp_id: str) -> Authorization | None:
         found = self.corps.get(corp_id)
@@ -129,6 +136,7 @@ def _corp_id(key: str) -> str:
     return "ding" + hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _authorization(corp_id: str) -> Authorization:
+def authorization(corp_id: str) -> Authorization:
+    """That of a corp which has just enabled an app."""
     number = int(hashlib.sha256(corp_id.encode()).hexdigest()[:7], 16)
     return Authorization(corp_id, 100_000_000 + number, secrets.token_urlsafe(32))

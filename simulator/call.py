@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simulator.apps import App
+from simulator.apps import Access, App
 from simulator.errors import ApiError
 from simulator.model import Department, User
 from simulator.params import Params
@@ -28,6 +28,10 @@ class Call:
     @property
     def tenant(self) -> Tenant:
         return self.world.tenants[self.corp_id]
+
+    @property
+    def access(self) -> Access:
+        return self.app.corps[self.corp_id].access
 
     @property
     def view(self) -> View:
@@ -59,7 +63,7 @@ def visible_user(call: Call, view: View, userid: str) -> User:
     user = view.user(userid)
     if user is None:
         raise ApiError(60121 if userid in call.tenant.leavers else 33012)
-    scope = call.app.access
+    scope = call.access
     if userid not in scope.authed_user and not any(covers(call, view, row.dept_id) for row in user.departments):
         raise ApiError(50002)
     return user
@@ -83,5 +87,5 @@ def visible_department(call: Call, view: View, dept_id: int) -> Department:
 
 def covers(call: Call, view: View, dept_id: int) -> bool:
     """Whether the app's scope holds this department."""
-    granted = call.app.access.authed_dept
+    granted = call.access.authed_dept
     return bool(granted) and not set(granted).isdisjoint(view.ancestors(dept_id))

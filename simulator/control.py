@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from simulator.apps import PERMISSIONS, App
+from simulator.apps import PERMISSIONS, Access, App
 from simulator.edit import ImpossibleChange
 from simulator.faults import BadFault
 from simulator.world import UnknownApp, World
@@ -33,7 +33,7 @@ def overview(world: World, asked: dict[str, Any]) -> Any:
 
 
 def show_truth(world: World, asked: dict[str, Any]) -> Any:
-    return world.truth(_app_name(world, asked))
+    return world.truth(_app_name(world, asked), asked.get("corp"))
 
 
 def change(world: World, asked: dict[str, Any]) -> Any:
@@ -42,11 +42,13 @@ def change(world: World, asked: dict[str, Any]) -> Any:
         raise Unusable('generation is "A", "B" or "mixed", count from 1 to 10000')
     app, event, entity = _app_name(world, asked), asked.get("event"), asked.get("entity")
     deliver = asked.get("deliver", True) is True
-    return [row for _ in range(count) for row in world.change(app, event, entity, generation, deliver)]
+    corp = asked.get("corp")
+    return [row for _ in range(count) for row in world.change(app, event, entity, generation, deliver, corp)]
 
 
 def suite(world: World, asked: dict[str, Any]) -> Any:
-    return world.push(_app_name(world, asked), str(asked.get("event")), asked.get("rows", False) is True)
+    rows = asked.get("rows", False) is True
+    return world.push(_app_name(world, asked), str(asked.get("event")), rows, asked.get("corp"))
 
 
 def traffic(world: World, asked: dict[str, Any]) -> Any:
@@ -70,19 +72,19 @@ def set_faults(world: World, asked: dict[str, Any]) -> Any:
 
 
 def show_access(world: World, asked: dict[str, Any]) -> Any:
-    return _access(world.app(_app_name(world, asked)))
+    return _access(_granted(world, asked))
 
 
 def set_access(world: World, asked: dict[str, Any]) -> Any:
-    """What the app may see from now on: authed_dept, authed_user, permissions."""
-    access = world.app(_app_name(world, asked)).access
+    """What the app may see of a corp from now on: authed_dept, authed_user, permissions."""
+    access = _granted(world, asked)
     permissions = frozenset(str(name) for name in _listed(asked, "permissions", access.permissions))
     if not permissions <= PERMISSIONS:
         raise Unusable(f"permissions are some of {', '.join(sorted(PERMISSIONS))}")
     access.authed_dept = tuple(int(key) for key in _listed(asked, "authed_dept", access.authed_dept))
     access.authed_user = tuple(str(key) for key in _listed(asked, "authed_user", access.authed_user))
     access.permissions = permissions
-    return _access(world.app(_app_name(world, asked)))
+    return _access(access)
 
 
 def show_calls(world: World, asked: dict[str, Any]) -> Any:
@@ -164,11 +166,17 @@ def _app(world: World, app: App) -> dict[str, Any]:
     return shown | ({"suite_ticket": app.ticket, "authorized": list(app.corps)} if app.is_suite else {})
 
 
-def _access(app: App) -> dict[str, Any]:
+def _granted(world: World, asked: dict[str, Any]) -> Access:
+    """Of the corp named, or of the app's first."""
+    name = _app_name(world, asked)
+    return world.app(name).corps[world.tenant(name, asked.get("corp")).corp_id].access
+
+
+def _access(access: Access) -> dict[str, Any]:
     return {
-        "authed_dept": list(app.access.authed_dept),
-        "authed_user": list(app.access.authed_user),
-        "permissions": sorted(app.access.permissions),
+        "authed_dept": list(access.authed_dept),
+        "authed_user": list(access.authed_user),
+        "permissions": sorted(access.permissions),
     }
 
 

@@ -78,7 +78,7 @@ class BadGateway(Exception):
 
 
 def _granted(route: Route, call: Call) -> Body:
-    if route.permission and route.permission not in call.app.access.permissions:
+    if route.permission and route.permission not in call.access.permissions:
         raise ApiError(60011)
     if not route.reads:
         return route.handler(call)

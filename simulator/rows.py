@@ -131,9 +131,10 @@ def _user_data(view: View, app: App, userid: str, action: str) -> Body:
 
 
 def _visible(view: View, app: App, user: User) -> bool:
-    granted = set(app.access.authed_dept)
+    access = app.corps[view.tenant.corp_id].access
+    granted = set(access.authed_dept)
     covered = any(not granted.isdisjoint(view.ancestors(row.dept_id)) for row in user.departments)
-    return covered or user.userid in app.access.authed_user
+    return covered or user.userid in access.authed_user
 
 
 def _map(pairs: Iterable[tuple[int, object]]) -> str:

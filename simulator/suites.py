@@ -1,5 +1,6 @@
 """What DingTalk tells a suite about itself: tickets, authorisations, its micro-app (events.md §2, §3). Pure: no I/O."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -76,7 +77,23 @@ def org_micro_app_stop(push: Push, rows: bool) -> Payload:
 
 def org_micro_app_restore(push: Push, rows: bool) -> Payload:
     push.granted.close = 1
+    push.granted.removed = False
     return _micro_app(push, rows, "org_micro_app_restore")
+
+
+def org_micro_app_remove(push: Push, rows: bool) -> Payload:
+    """The micro-app is in the corp no more, the authorisation is."""
+    push.granted.removed = True
+    return _micro_app(push, rows, "org_micro_app_remove")
+
+
+def org_micro_app_scope_update(push: Push, rows: bool) -> Payload:
+    """Told after the access has changed; it says the new one as JSON in strings."""
+    access = push.granted.access
+    scopes = {"userVisibleScopes": list(access.authed_user), "deptVisibleScopes": list(access.authed_dept)}
+    return _micro_app(
+        push, rows, "org_micro_app_scope_update", **{name: json.dumps(ids) for name, ids in scopes.items()}
+    )
 
 
 def check_create_suite_url(push: Push, rows: bool) -> Payload:
@@ -95,6 +112,8 @@ SUITE_EVENTS: dict[str, Callable[[Push, bool], Payload]] = {
     "suite_relieve": suite_relieve,
     "org_micro_app_stop": org_micro_app_stop,
     "org_micro_app_restore": org_micro_app_restore,
+    "org_micro_app_remove": org_micro_app_remove,
+    "org_micro_app_scope_update": org_micro_app_scope_update,
     "check_create_suite_url": check_create_suite_url,
     "check_update_suite_url": check_update_suite_url,
 }
@@ -104,20 +123,20 @@ def _check(kind: str, key: str) -> Payload:
     return {"EventType": kind, "Random": secrets.token_urlsafe(6)[:8], "TestSuiteKey": key}
 
 
-def _micro_app(push: Push, rows: bool, kind: str) -> Payload:
+def _micro_app(push: Push, rows: bool, kind: str, **more: str) -> Payload:
     if rows:
-        return push.row(str(APP_ID), MICRO_APP, {"syncAction": kind, "agentId": push.granted.agent_id})
+        return push.row(str(APP_ID), MICRO_APP, {"syncAction": kind, "agentId": push.granted.agent_id} | more)
     return push.told(kind, AuthCorpId=push.granted.corp_id, AgentId=push.granted.agent_id, AppId=APP_ID)
 
 
 def _authorization(push: Push, action: str) -> Payload:
-    access = push.app.access
-    admins = list(push.tenant.admins)
+    access = push.granted.access
     agent = {"agentid": push.granted.agent_id, "agent_name": push.app.config.name, "logo_url": "", "appid": APP_ID}
+    agents = [] if push.granted.removed else [agent | {"admin_list": list(push.tenant.admins)}]
     return {
         "syncAction": action,
         "auth_corp_info": corp_info(push.tenant),
-        "auth_info": {"agent": [agent | {"admin_list": admins}]},
+        "auth_info": {"agent": agents},
         "auth_user_info": {"userId": main_admin(push.tenant)},
         "auth_scope": {
             "errcode": 0,

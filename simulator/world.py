@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from bridge.crypto import SUITE_CREATION_OWNER
-from simulator.apps import App, SimApp, Subscription
+from simulator.apps import App, SimApp, Subscription, authorization
 from simulator.changes import Changes
 from simulator.deliveries import Deliveries
 from simulator.edit import ImpossibleChange
@@ -42,13 +42,12 @@ class World:
         self.deliveries = Deliveries(self.faults, f"deliveries {seed}")
         self.traffic = Traffic()
         self.rng = random.Random(f"faults {seed}")  # noqa: S311 - repeatable, not secret
+        self._users, self._seed = users, seed
         self.tenants: dict[str, Tenant] = {}
         self._changes: dict[str, Changes] = {}
         self._rows = RowMaker()
-        # The first organisation depends on users and seed alone; each further one is another.
-        for number, corp_id in enumerate(dict.fromkeys(key for app in self.apps.values() for key in app.corps)):
-            self.tenants[corp_id] = organisation(corp_id, users, f"{seed} {number}")
-            self._changes[corp_id] = Changes(self.tenants[corp_id], f"changes {seed} {number}")
+        for corp_id in dict.fromkeys(key for app in self.apps.values() for key in app.corps):
+            self.found(corp_id)
 
     def app(self, name: str) -> App:
         """Raises UnknownApp."""
@@ -56,9 +55,25 @@ class World:
             raise UnknownApp(f"no app is called {name}; there are {', '.join(self.apps)}")
         return self.apps[name]
 
-    def truth(self, app: str) -> dict[str, Any]:
-        """The whole organisation of an app (see `simulator.truth`). Raises UnknownApp."""
-        return truth(self.tenants[self.app(app).corp_id])
+    def found(self, corp_id: str, users: int | None = None) -> Tenant:
+        """A new organisation, or the one of this id: the first depends on users and seed alone, each further one is
+        another."""
+        if corp_id not in self.tenants:
+            number = len(self.tenants)
+            self.tenants[corp_id] = organisation(corp_id, users or self._users, f"{self._seed} {number}")
+            self._changes[corp_id] = Changes(self.tenants[corp_id], f"changes {self._seed} {number}")
+        return self.tenants[corp_id]
+
+    def truth(self, app: str, corp: str | None = None) -> dict[str, Any]:
+        """The whole organisation of an app (see `simulator.truth`), its first or the one named. Raises UnknownApp."""
+        return truth(self.tenant(app, corp))
+
+    def tenant(self, app: str, corp: str | None = None) -> Tenant:
+        """An organisation that the app works for, its first or the one named. Raises UnknownApp, ImpossibleChange."""
+        found = self.app(app)
+        if corp is not None and corp not in found.corps:
+            raise ImpossibleChange(f"{app} does not work for {corp}; it does for {', '.join(found.corps)}")
+        return self.tenants[corp or found.corp_id]
 
     def change(
         self,
@@ -67,30 +82,35 @@ class World:
         entity: str | int | None = None,
         generation: Mix = "mixed",
         deliver: bool = True,
+        corp: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Change the app's organisation once, and send the callbacks to every app that subscribes to it.
+        """Change the app's organisation once, its first or the one named, and send the callbacks to every subscriber.
 
         `event` is one of CONTACT_EVENTS, None for any but org_remove; `entity` the userid, department, role or role
         group that it happens to. Each callback made is {app, event, generation, payload, delivery}; generation is
         "rows" for a suite, delivery a number or None. Raises UnknownApp, ImpossibleChange.
         """
         asked = self.app(app)
-        tenant = self.tenants[asked.corp_id]
+        tenant = self.tenant(app, corp)
         with tenant.lock:
-            events = self._changes[asked.corp_id].make(event, entity)
+            events = self._changes[tenant.corp_id].make(event, entity)
             made = [row for happened in events for row in self._callbacks(asked, tenant, happened, generation)]
         return [self._sent(*row, deliver) for row in made]
 
-    def push(self, app: str, event: str, rows: bool = False) -> dict[str, Any]:
+    def push(self, app: str, event: str, rows: bool = False, corp: str | None = None) -> dict[str, Any]:
         """Tell a suite something about itself: one of SUITE_EVENTS, plain or (rows) as SyncHTTP.
 
+        It is about the suite's first corp or the one named, which is founded where it authorises the suite.
         The callback made, as `change` returns them. Raises UnknownApp; ImpossibleChange for another event or no suite.
         """
         suite = self.app(app)
         if not suite.is_suite or event not in SUITE_EVENTS:
             raise ImpossibleChange(f"{app} is no suite, or {event} none of {', '.join(SUITE_EVENTS)}")
-        tenant = self.tenants[suite.corp_id]
-        granted = suite.corps[suite.corp_id]
+        if corp is not None and event == "tmp_auth_code" and corp not in suite.corps:
+            self.found(corp)
+            suite.corps[corp] = authorization(corp)
+        tenant = self.tenant(app, corp)
+        granted = suite.corps[tenant.corp_id]
         with tenant.lock:
             message = SUITE_EVENTS[event](Push(suite, granted, tenant, self._rows), rows)
         if granted.revoked:
@@ -103,8 +123,8 @@ class World:
 
     def start_traffic(self, per_second: float, app: str | None = None) -> None:
         """Random changes from now on, in the app's organisation or in all; 0 stops. Raises UnknownApp."""
-        names = [self.app(app).config.name] if app is not None else self._one_app_each()
-        self.traffic.start(per_second, lambda: self._random_change(names))
+        asked = None if app is None else self.app(app)
+        self.traffic.start(per_second, lambda: self._random_change(asked))
 
     def stop_traffic(self) -> None:
         self.traffic.stop()
@@ -122,16 +142,16 @@ class World:
         self.traffic.stop()
         self.deliveries.close()
 
-    def _one_app_each(self) -> list[str]:
-        """For every organisation one app that works for it."""
-        return list({app.corp_id: app.config.name for app in self.apps.values()}.values())
-
-    def _random_change(self, names: Sequence[str]) -> None:
-        open_names = [name for name in names if not self.tenants[self.apps[name].corp_id].dissolved]
-        if open_names:
+    def _random_change(self, asked: App | None) -> None:
+        """In an organisation of this app or of any, each as often as another."""
+        apps = list(self.apps.values()) if asked is None else [asked]
+        served = {corp_id: app.config.name for app in apps for corp_id in list(app.corps) if app.authorization(corp_id)}
+        open_corps = [corp_id for corp_id in served if not self.tenants[corp_id].dissolved]
+        if open_corps:
+            corp_id = self.rng.choice(open_corps)
             # The one refusal that is left is an organisation dissolved just now.
             with suppress(ImpossibleChange):
-                self.change(self.rng.choice(open_names))
+                self.change(served[corp_id], corp=corp_id)
 
     def _callbacks(
         self, asked: App, tenant: Tenant, event: Event, mix: Mix
@@ -139,7 +159,8 @@ class World:
         """(app, subscription, corp, generation, payload, born) for every subscriber; `asked` also without one."""
         made: list[tuple[App, Subscription | None, str, str, Payload, int]] = []
         for app in self.apps.values():
-            if app.authorization(tenant.corp_id) is None:
+            granted = app.authorization(tenant.corp_id)
+            if granted is None or granted.close == 0:
                 continue
             found = [to for to in (app.console, app.registration) if to and _wants(to, event.type)]
             nobody: list[Subscription | None] = [None] if app is asked else []

@@ -97,12 +97,75 @@ class RoleGroup(Struct):
     roles: tuple[RoleName, ...]
 
 
+class RoleRow(Struct, frozen=True):
+    """A role as a pushed row tells it."""
+
+    name: str | None
+    group_id: int | None
+    group_name: str | None
+
+
+class SomeRoles(Struct, frozen=True):
+    """Some roles of a corp, where its role list cannot be read.
+
+    What the newest pushed row says of each and that row's place, None where it says that it is gone; `named` are known
+    by their id alone.
+    """
+
+    told: dict[int, tuple[str, RoleRow | None]]
+    named: tuple[int, ...] = ()
+
+
+class CorpName(Struct, frozen=True):
+    """What a pushed row tells of a corp itself."""
+
+    name: str | None
+
+
 class Scope(Struct):
     """What the app may see: these users, these departments with all below them, these fields of a user."""
 
     users: tuple[str, ...]
     departments: tuple[int, ...]
     user_fields: tuple[str, ...]
+
+
+class Agent(Struct, frozen=True):
+    """One micro-app of a suite in a corp."""
+
+    agentid: int
+    name: str | None
+    appid: int | None
+
+
+class Authorization(Struct, frozen=True):
+    """What a corp that authorised a suite tells of itself."""
+
+    corp_id: str
+    corp_name: str | None
+    agents: tuple[Agent, ...]
+
+
+class PermanentCode(Struct, frozen=True):
+    """What a temporary authorisation code is exchanged for, once."""
+
+    code: str
+    corp_id: str
+
+    def __repr__(self) -> str:
+        return f"PermanentCode(corp_id={self.corp_id!r})"
+
+
+class Callback(Struct, frozen=True):
+    """A callback that is registered by API: where it goes, for which events, under which pair of keys."""
+
+    url: str
+    tags: tuple[str, ...]
+    token: str
+    aes_key: str
+
+    def __repr__(self) -> str:
+        return f"Callback(url={self.url!r})"
 
 
 class FailedList(Struct):
@@ -126,6 +189,16 @@ _TEXTS = (
 _FLAGS = ("active", "admin", "boss", "senior")
 _FLAG_WORDS = {"true": True, "1": True, "false": False, "0": False}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+#: The pairs of `{123:456}`, whose keys are not quoted.
+_NUMBER_KEYED = re.compile(r"([0-9]+)\"?\s*:\s*\"?(-?\w+)")
+#: Today's names of a user's fields by those of pushed rows, in lower case.
+_PUSHED_NAMES = {
+    **{name: name for name in ("unionid", "name", "mobile", "email", "remark", "active")},
+    "position": "title", "jobnumber": "job_number", "statecode": "state_code", "tel": "telephone",
+    "orgemail": "org_email", "workplace": "work_place", "extattr": "extension", "hireddate": "hired_date",
+    "manageruserid": "manager_userid", "isadmin": "admin", "isboss": "boss", "issenior": "senior",
+    "department": "dept_id_list", "roles": "role_list",
+}  # fmt: skip
 
 
 def decode(body: bytes) -> Json:
@@ -232,6 +305,45 @@ def read_scope(answer: Json) -> Scope:
     )
 
 
+def read_pushed_user(userid: str, row: Json) -> User:
+    """A user of a pushed row (KB-E/0350), whose keys are in lower case; `raw` is what it says, by today's names.
+
+    Two of its fields look like objects and are no JSON: `{123:false}`.
+    """
+    body: Json = {name: row[old] for old, name in _PUSHED_NAMES.items() if old in row} | {"userid": userid}
+    for old, name, field in (
+        ("orderindepts", "dept_order_list", "order"),
+        ("isleaderindepts", "leader_in_dept", "leader"),
+    ):
+        pairs = _NUMBER_KEYED.findall(str(row.get(old) or ""))
+        body[name] = [{"dept_id": dept_id, field: value} for dept_id, value in pairs]
+    return _user(body, None)
+
+
+def read_pushed_department(dept_id: int, row: Json) -> Department:
+    """A department of a pushed row (KB-E/0350), whose keys are in lower case."""
+    parent = _optional_int(row.get("parentid"), "parentid")
+    managers = _text(row.get("deptmanageruseridlist"), "deptManagerUseridList") or ""
+    return Department(
+        dept_id=dept_id,
+        name=_text(row.get("name"), "name"),
+        parent_id=parent if parent is not None and parent > 0 else None,
+        order=_optional_int(row.get("order"), "order"),
+        manager_userids=tuple(userid for userid in managers.split("|") if userid),
+        raw=row,
+    )
+
+
+def read_pushed_role(row: Json) -> RoleRow:
+    """A role of a pushed row, whose keys are in lower case."""
+    group_id = _optional_int(_pick(row, "group_id", "groupid"), "group_id")
+    return RoleRow(
+        _text(_pick(row, "role_name", "rolename"), "role_name"),
+        group_id,
+        _text(_pick(row, "group_name", "groupname"), "group_name"),
+    )
+
+
 def read_token(answer: Json) -> tuple[str, int]:
     """An access token and its lifetime in seconds, of gettoken (KB-A/1444)."""
     token = answer.get("access_token")
@@ -243,6 +355,50 @@ def read_token(answer: Json) -> tuple[str, int]:
 def read_suite_token(answer: Json) -> tuple[str, int]:
     """A suite's access token and its lifetime in seconds, of get_suite_token (KB-A/1445)."""
     return read_token({"access_token": answer.get("suite_access_token"), "expires_in": answer.get("expires_in")})
+
+
+def read_permanent_code(answer: Json) -> PermanentCode:
+    """The permanent code and its corp, of get_permanent_code (KB-E/0240)."""
+    corp = _object(answer.get("auth_corp_info"), "auth_corp_info")
+    code, corp_id = _text(answer.get("permanent_code"), "permanent_code"), _text(corp.get("corpid"), "corpid")
+    if code is None or corp_id is None:
+        raise ValidationError("permanent_code or corpid is missing")
+    return PermanentCode(code, corp_id)
+
+
+def read_authorization(answer: Json) -> Authorization:
+    """What get_auth_info says (KB-A/0042), and so does the row of an authorisation (KB-E/0350)."""
+    corp = _object(answer.get("auth_corp_info"), "auth_corp_info")
+    corp_id = _text(corp.get("corpid"), "corpid")
+    if corp_id is None:
+        raise ValidationError("corpid is missing")
+    info = answer.get("auth_info")
+    listed = _objects(_object(info, "auth_info").get("agent"), "agent") if info else []
+    agents = tuple(
+        Agent(
+            _int(item.get("agentid"), "agentid"),
+            _text(item.get("agent_name"), "agent_name"),
+            _optional_int(item.get("appid"), "appid"),
+        )
+        for item in listed
+    )
+    return Authorization(corp_id, _text(corp.get("corp_name"), "corp_name"), agents)
+
+
+def read_agent_state(answer: Json) -> int:
+    """Whether an agent is 0 disabled, 1 normal or 2 not activated, of get_agent (KB-A/0043)."""
+    return _int(answer.get("close"), "close")
+
+
+def read_callback(answer: Json) -> Callback:
+    """The registered callback, of get_call_back (KB-E/0237); it tells the secrets, too."""
+    tags = tuple(str(tag) for tag in _list(answer.get("call_back_tag"), "call_back_tag"))
+    url, token, aes_key = (_text(answer.get(name), name) or "" for name in ("url", "token", "aes_key"))
+    return Callback(url, tags, token, aes_key)
+
+
+def read_nothing(_answer: Json) -> None:
+    """Of a call whose success is all that it says."""
 
 
 def read_failed_list(answer: Json) -> FailedList:

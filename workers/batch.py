@@ -9,7 +9,7 @@ import structlog
 
 from bridge import queues
 from workers.claimer import IDLE_SECONDS, Claimer, away, first_line
-from workers.claims import MAX_LONE_DEATHS, Claim
+from workers.claims import MAX_LONE_DEATHS, UNSHARED, Claim
 from workers.errors import ApiError, Throttled
 from workers.fold import Folder, Waiting
 from workers.jobs import Dispatcher
@@ -20,6 +20,8 @@ from workers.store.reads import Priority, Taken
 
 #: Jobs taken at once: enough to share a commit, few enough to lose little when one is poison.
 BATCH = 64
+#: Of these at most for one corp, where there are many: whoever comes next waits for the batch at hand to end.
+CORP_SHARE = 12
 #: Reads of a full copy that an idle worker takes at once: few, as events wait until they are made.
 BULK = 8
 #: Seconds until a failed attempt is made again: the first, doubled up to the second, each with up to 25 % more.
@@ -46,8 +48,10 @@ class BatchWorker(Claimer):
         folder: Folder,
         dispatcher: Dispatcher,
         batch: int = BATCH,
+        share: int = UNSHARED,
     ) -> None:
-        super().__init__(names, connection)
+        """`share`: how many events of one corp a batch takes at most."""
+        super().__init__(names, connection, share)
         self._store = store
         self._folder = folder
         self._dispatcher = dispatcher

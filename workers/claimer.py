@@ -15,7 +15,7 @@ from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from workers.claims import RENEW_SECONDS, Claim, Claims
+from workers.claims import RENEW_SECONDS, UNSHARED, Claim, Claims
 
 #: Seconds that an idle worker sleeps at most; what does not wake it (a requeue by hand) is seen then.
 IDLE_SECONDS = 1.0
@@ -37,8 +37,8 @@ log = structlog.get_logger()
 class Claimer(SimpleWorker, ABC):
     """Shows itself as an RQ worker; what it does with its claims is its child's affair."""
 
-    def __init__(self, names: Sequence[str], connection: redis.Redis) -> None:
-        """`names` are the queues; the first of them goes first in every round."""
+    def __init__(self, names: Sequence[str], connection: redis.Redis, share: int = UNSHARED) -> None:
+        """`names` are the queues; the first of them goes first in every round. `share` as in Claims."""
         super().__init__(
             list(names),
             connection=connection,
@@ -46,7 +46,7 @@ class Claimer(SimpleWorker, ABC):
             worker_ttl=WORKER_TTL,
             log_job_description=False,
         )
-        self.claims = Claims(connection, self.name, names)
+        self.claims = Claims(connection, self.name, names, share)
         self.stopping = threading.Event()
         #: Seconds until the first job that was put off comes due.
         self.put_off_due: float | None = None

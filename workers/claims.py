@@ -15,6 +15,7 @@ worker that dies holds its jobs no longer than its lease. Redis keys:
   bridge:claimers          set: workers that may hold claims
   bridge:missing           hash: worker → Unix time at which its lease was first seen missing
   bridge:wake:<name>       list: see accept.py
+  bridge:lane:<name>:<corp>, bridge:lanes:<name>  lists: whose turn it is, see queues.py
 """
 
 import zlib
@@ -24,7 +25,7 @@ from typing import NamedTuple
 import redis
 
 from bridge.accept import WAKE_PREFIX
-from bridge.queues import RESULT_TTL, iso_now
+from bridge.queues import ENTER_LANE, RESULT_TTL, iso_now
 
 #: Seconds that a lease lasts without renewal, and between two renewals.
 LEASE_SECONDS = 12.0
@@ -33,24 +34,30 @@ RENEW_SECONDS = 3.0
 MISSING_SECONDS = 5
 #: Workers that a job must have ended, each while it was taken up alone, to be given up.
 MAX_LONE_DEATHS = 5
+#: A share of a claim that is no limit.
+UNSHARED = 1 << 30
 #: Set of the workers that may hold claims.
 CLAIMERS_KEY = "bridge:claimers"
 #: Hash of workers whose lease was seen missing.
 MISSING_KEY = "bridge:missing"
 
-_CLAIM = """
+_CLAIM = (
+    ENTER_LANE
+    + """
 local claimed, lease, claimers, wake, worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, limit, lease_ms, iso, suspects = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local share = tonumber(ARGV[6])
 redis.call('SET', lease, '1', 'PX', lease_ms)
 redis.call('SADD', claimers, worker)
 local now = tonumber(redis.call('TIME')[1])
 local names, soonest = {}, ''
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local name = ARGV[i]
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:scheduled:' .. name, '-inf', now, 'LIMIT', 0, limit)) do
     redis.call('ZREM', 'rq:scheduled:' .. name, id)
     redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
     redis.call('RPUSH', 'rq:queue:' .. name, id)
+    enter_lane('RPUSH', name, redis.call('HGET', 'rq:job:' .. id, 'corp') or '', id)
   end
   names[#names + 1] = name
 end
@@ -64,11 +71,65 @@ if suspects then
     end
   end
 end
+local function leave_lane(name, id)
+  local corp = redis.call('HGET', 'rq:job:' .. id, 'corp') or ''
+  if redis.call('LREM', lane_of(name, corp), 1, id) == 1 and redis.call('EXISTS', lane_of(name, corp)) == 0 then
+    redis.call('LREM', 'bridge:lanes:' .. name, 1, corp)
+  end
+end
+-- Out of the middle of a queue, from the end that it is nearer to by its stamp; whether it was there.
+local function take_out(queue, id, head)
+  if id == head then return redis.call('LPOP', queue) end
+  local function stamp(of) return tonumber(redis.call('HGET', 'rq:job:' .. of, 'stamp') or 0) end
+  local nearer_head = stamp(id) - stamp(head) < stamp(redis.call('LINDEX', queue, -1)) - stamp(id)
+  return redis.call('LREM', queue, nearer_head and 1 or -1, id) == 1
+end
+-- The first of a claim is the queue's head, then it is each corp's turn. A head that stands in no lane goes before:
+-- one that was given back, or requeued by hand. No corp has more than its share of a claim.
+local STALE = 1000  -- ids in lanes that wait no more, of which a claim clears so many
+local begun, taken = {}, {}
+local function take(name)
+  local queue, lanes = 'rq:queue:' .. name, 'bridge:lanes:' .. name
+  local head = redis.call('LINDEX', queue, 0)
+  if not head then
+    -- Somebody may have emptied it by hand.
+    for _, corp in ipairs(redis.call('LRANGE', lanes, 0, -1)) do redis.call('DEL', lane_of(name, corp)) end
+    redis.call('DEL', lanes)
+    return nil
+  end
+  local corp = redis.call('HGET', 'rq:job:' .. head, 'corp') or ''
+  local in_lane = redis.call('LINDEX', lane_of(name, corp), 0) == head
+  if in_lane and (begun[name] or (taken[corp] or 0) >= share) then
+    local full, stale = 0, 0
+    while stale < STALE and full < redis.call('LLEN', lanes) do
+      corp = redis.call('LPOP', lanes)
+      local lane = lane_of(name, corp)
+      if (taken[corp] or 0) < share then
+        local id = redis.call('LPOP', lane)
+        if redis.call('EXISTS', lane) == 1 then redis.call('RPUSH', lanes, corp) end
+        if id and redis.call('HGET', 'rq:job:' .. id, 'status') == 'queued' and take_out(queue, id, head) then
+          taken[corp] = (taken[corp] or 0) + 1
+          return id
+        end
+        stale = stale + 1
+      else
+        redis.call('RPUSH', lanes, corp)
+        full = full + 1
+      end
+    end
+    return nil
+  end
+  begun[name] = true
+  taken[corp] = (taken[corp] or 0) + 1
+  redis.call('LPOP', queue)
+  leave_lane(name, head)
+  return head
+end
 local jobs, count = {}, 0
 while #names > 0 and count < limit do
   local waiting = {}
   for _, name in ipairs(names) do
-    local id = count < limit and redis.call('LPOP', 'rq:queue:' .. name)
+    local id = count < limit and take(name)
     local key = id and 'rq:job:' .. id
     local job = id and redis.call('HMGET', key, 'data', 'stamp', 'life', 'number_of_retries', 'lone_deaths', 'suspect')
     if id and job[6] and count > 0 then
@@ -89,7 +150,7 @@ while #names > 0 and count < limit do
   names = waiting
 end
 if count == 0 then
-  for i = 6, #ARGV do
+  for i = 7, #ARGV do
     redis.call('DEL', wake .. ARGV[i])
     local first = redis.call('ZRANGE', 'rq:scheduled:' .. ARGV[i], 0, 0, 'WITHSCORES')[2]
     if first and (soonest == '' or tonumber(first) < tonumber(soonest)) then soonest = first end
@@ -98,6 +159,7 @@ end
 redis.call('HSET', worker_key, 'state', count == 0 and 'idle' or 'busy')
 return {jobs, soonest, now}
 """
+)
 
 _FINISH = """
 local claimed, worker_key = KEYS[1], KEYS[2]
@@ -210,8 +272,12 @@ class Claim(NamedTuple):
 class Claims:
     """One worker's claims. Every method raises RedisError."""
 
-    def __init__(self, connection: redis.Redis, worker: str, queues: Sequence[str]) -> None:
-        """`queues` are emptied round robin; the first of them goes first in every round."""
+    def __init__(self, connection: redis.Redis, worker: str, queues: Sequence[str], share: int = UNSHARED) -> None:
+        """`queues` are emptied round robin, each corp by corp; the first of them goes first in every round.
+
+        `share`: how many jobs of one corp a claim takes at most.
+        """
+        self._share = share
         self._connection = connection
         self._worker = worker
         self._queues = list(queues)
@@ -231,6 +297,7 @@ class Claims:
         keys = [self._claimed, self._lease, CLAIMERS_KEY, WAKE_PREFIX, self._worker_key]
         self._suspects = not self._suspects
         terms: list[str | int] = [self._worker, limit, round(LEASE_SECONDS * 1000), iso_now(), int(self._suspects)]
+        terms.append(self._share)
         found, soonest, now = self._claim_script(keys=keys, args=[*terms, *self._queues])
         # The second queue of this round is the first of the next, so that a short batch does not favour it.
         self._queues[1:] = [*self._queues[2:], *self._queues[1:2]]

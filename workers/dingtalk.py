@@ -13,10 +13,11 @@ import structlog
 import urllib3
 
 from workers import answers
-from workers.answers import Branch, Department, FailedList, Json, Page, RoleGroup, Scope, User
+from workers.answers import Branch, Callback, Department, FailedList, Json, Page, RoleGroup, Scope, User
 from workers.budget import Budget
 from workers.errors import (
     ADDRESS_WAIT,
+    NOT_REGISTERED,
     AddressBanned,
     ApiError,
     Misconfigured,
@@ -49,6 +50,8 @@ ROLE_MEMBERS_PAGE = 100
 FAILED_RECORDS_PAGE = 100
 #: Seconds that the app's scope stays in Redis; its call is none of those exempt from the monthly quota.
 SCOPE_SECONDS = 3600
+#: The parameter that carries the token.
+TOKEN_NAME = "access_token"  # noqa: S105 - a parameter's name
 #: Characters of DingTalk's own words that an error keeps.
 MESSAGE_LENGTH = 200
 
@@ -56,6 +59,11 @@ _HEADERS = {"Content-Type": "application/json", "User-Agent": "dingbridge"}
 _PERSONAL = re.compile(r"[0-9]{11,}|\S+@\S+")
 log = structlog.get_logger()
 _SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
+
+
+def token_key(app: str, corp_id: str) -> str:
+    """The name of an app's token for one of its corps."""
+    return f"{app}:{corp_id}"
 
 
 class DingTalk:
@@ -75,10 +83,13 @@ class DingTalk:
         tokens: Tokens,
         http: urllib3.PoolManager,
         observe: Observe | None = None,
+        corp_id: str | None = None,
     ) -> None:
         """`http` should keep as many connections as threads call. `observe` gets each call's path, outcome ("ok" or the
-        error's class) and seconds."""
+        error's class) and seconds. `corp_id` for an app that has a token for each of several corps."""
         self._app = app
+        #: What tokens and scopes are kept under.
+        self._name = app if corp_id is None else token_key(app, corp_id)
         self._secrets = (app_key, app_secret)
         self._pool = http.connection_from_url(api)
         self._prefix = (urllib3.util.parse_url(api).path or "").rstrip("/")
@@ -144,7 +155,7 @@ class DingTalk:
 
     def scopes(self, *, live: bool = True, fresh: bool = False) -> Scope:
         """What the app may see: up to SCOPE_SECONDS old, or at present where `fresh`."""
-        key = f"bridge:scope:{self._app}"
+        key = f"bridge:scope:{self._name}"
         kept = None if fresh else self._tokens.redis.get(key)
         if kept is not None:
             return msgspec.json.decode(kept, type=Scope)
@@ -162,25 +173,60 @@ class DingTalk:
         body = {"req": asked | {"confirm": confirm}}
         return self._ask("/topapi/callback/failrecord/list", body, answers.read_failed_list, True, keep)
 
-    def _ask(self, call: str, body: Json | None, read: Callable[[Json], T], live: bool, keep: Keep | None = None) -> T:
+    def sign_in(self) -> None:
+        """Asks for a new token, whatever is remembered: whether key and secret are right."""
+        self._gettoken()
+
+    def callback(self) -> Callback | None:
+        """The callback that is registered by API (KB-E/0237); None where none is."""
+        try:
+            return self._ask("/call_back/get_call_back", None, answers.read_callback, True)
+        except Misconfigured as error:
+            if error.code != NOT_REGISTERED:
+                raise
+        return None
+
+    def set_callback(self, callback: Callback, *, update: bool) -> None:
+        """Registers a callback, or changes the registered one; DingTalk checks the address at once (KB-E/0233)."""
+        path = "/call_back/update_call_back" if update else "/call_back/register_call_back"
+        body = {"call_back_tag": list(callback.tags), "token": callback.token, "aes_key": callback.aes_key}
+        self._ask(path, body | {"url": callback.url}, answers.read_nothing, True)
+
+    def delete_callback(self) -> None:
+        """Removes the registered callback (KB-E/0238)."""
+        self._ask("/call_back/delete_call_back", None, answers.read_nothing, True)
+
+    def forget(self) -> None:
+        """Drops the token and what else is remembered."""
+        self._tokens.forget(self._name)
+        self._tokens.redis.delete(f"bridge:scope:{self._name}")
+
+    def _ask(
+        self,
+        call: str,
+        body: Json | None,
+        read: Callable[[Json], T],
+        live: bool,
+        keep: Keep | None = None,
+        token_name: str = TOKEN_NAME,
+    ) -> T:
         """One authorised call, POST where there is a body; a second one where the token was refused."""
-        token = self._tokens.get(self._app, self._gettoken)
+
+        def ask(token: str) -> T:
+            private = (token, *(value for value in (body or {}).values() if isinstance(value, str)))
+            return self._exchange(call, {token_name: token}, body, read, live, private, keep)
+
+        token = self._tokens.get(self._name, self._gettoken)
         try:
-            return self._ask_with(token, call, body, read, live, keep)
+            return ask(token)
         except TokenExpired:
-            self._tokens.discard(self._app, token)
-        token = self._tokens.get(self._app, self._gettoken)
+            self._tokens.discard(self._name, token)
+        token = self._tokens.get(self._name, self._gettoken)
         try:
-            return self._ask_with(token, call, body, read, live, keep)
+            return ask(token)
         except TokenExpired as again:
             refused = again
         raise Misconfigured(refused.code, "DingTalk refuses a token that it has just given", call)
-
-    def _ask_with(
-        self, token: str, call: str, body: Json | None, read: Callable[[Json], T], live: bool, keep: Keep | None
-    ) -> T:
-        private = (token, *(value for value in (body or {}).values() if isinstance(value, str)))
-        return self._exchange(call, {"access_token": token}, body, read, live, private, keep)
 
     def _gettoken(self) -> Grant:
         """The source of an internal app's token (KB-A/1444)."""
@@ -249,34 +295,6 @@ class DingTalk:
         except urllib3.exceptions.HTTPError as error:
             fault = type(error).__name__
         raise Transient(fault, "no answer", call)
-
-
-class Suite(DingTalk):
-    """The calls that a third-party app makes for itself; its token needs the ticket that DingTalk pushes to it."""
-
-    def __init__(
-        self,
-        app: str,
-        suite_key: str,
-        suite_secret: str,
-        api: str,
-        budget: Budget,
-        tokens: Tokens,
-        http: urllib3.PoolManager,
-        ticket: Callable[[], str | None],
-    ) -> None:
-        super().__init__(app, suite_key, suite_secret, api, budget, tokens, http)
-        self._ticket = ticket
-
-    def _gettoken(self) -> Grant:
-        """The source of the suite's token (KB-A/1445)."""
-        call = "/service/get_suite_token"
-        ticket = self._ticket()
-        if ticket is None:
-            raise Transient("no-ticket", "no suite_ticket has come yet; the developer console pushes it again", call)
-        body = dict(zip(("suite_key", "suite_secret", "suite_ticket"), (*self._secrets, ticket), strict=True))
-        private = (*self._secrets, ticket)
-        return Grant(*self._exchange(call, {}, body, answers.read_suite_token, True, private))
 
 
 def _read(call: str, read: Callable[[Json], T], answer: Json) -> T:

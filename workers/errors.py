@@ -76,6 +76,19 @@ class Misconfigured(ApiError):
         super().__init__(code, f"{message}; {mend}" if message else mend, call)
 
 
+class TicketStale(ApiError):
+    """DingTalk does not take the suite_ticket: a newer one is on its way, the developer console pushes it again"""
+
+    permanent = False
+
+
+class NotAuthorized(ApiError):
+    """the corp has not authorised this suite, or not any more"""
+
+    #: Its withdrawal may still wait on a queue, or its new authorisation.
+    permanent = False
+
+
 class BadRequest(ApiError):
     """DingTalk does not take this request; a fault of this program"""
 
@@ -89,19 +102,35 @@ class TokenExpired(ApiError):
 #: What to do about a set-up that DingTalk refuses.
 _MEND = "check app_key, app_secret, permissions and IP whitelist of this app in the developer console"
 _MENDS = {
-    "40088": "check app_key and app_secret of this app",
+    "40088": "check suite_key and suite_secret of this app",
     "40089": "check app_key and app_secret of this app",
     "invalidClientIdOrSecret": "check app_key and app_secret of this app",
     "41001": "the access token is missing: does a proxy strip the query?",
     "43007": "authorise the app for this organisation",
     "60011": "give the app this API permission in the developer console",
     "60020": "add this host's address to the app's IP whitelist in the developer console",
+    "71006": "a callback is registered already",
+    "71007": "no callback is registered",
+    "71009": "what answers at this address does not say success: is it our receiver, with the same keys?",
+    "71010": "the token has 6 to 63 characters there, the aes_key 43",
+    "71011": "the address is none: write https://your.host/callback/NAME",
+    "71012": "DingTalk cannot reach the address: no redirect, no log-in, a complete certificate, an answer in 1.5 s",
+    "71013": "the host of the address must be public",
+    "853001": "set the clock of this host",
+    "853002": "set the clock of this host, it is off by more than a minute",
+    "853003": "check suite_key of this app",
+    "853004": "check suite_secret of this app",
     "not-the-api": "check dingtalk.api, it is not the address of DingTalk's API",
 }
 _GONE = frozenset({"60121", "33012", "60003", "33011", "70001"})
 _HIDDEN = frozenset({"50002", "50004"})
-_BAD_REQUEST = frozenset({"400002", "40035", "40036", "40068", "40069"})
-_TOKEN = frozenset({"40014", "42001", "40001", "33001", "InvalidAuthentication"})
+#: Of the ticket; of a temporary authorisation code that was used before, and a permanent code that is none.
+_TICKET = frozenset({"853005", "40085"})
+CODE_USED = "40078"
+#: There is no callback that was registered by API.
+NOT_REGISTERED = "71007"
+_BAD_REQUEST = frozenset({"400002", "40035", "40036", "40068", "40069", CODE_USED, "40084", "52019"})
+_TOKEN = frozenset({"40014", "42001", "40001", "40082", "33001", "InvalidAuthentication"})
 _QPS = frozenset({"90018", "90002"})
 #: Of these 90001 is for this address and all APIs, the others for one app, corp or API.
 _BANS = frozenset({*(str(code) for code in range(90003, 90015)), "90017"})
@@ -132,11 +161,17 @@ def _kind(code: str) -> type[ApiError]:
         return Hidden
     if code in _TOKEN:
         return TokenExpired
+    if code in _TICKET:
+        return TicketStale
     if code in _BAD_REQUEST:
         return BadRequest
     if code in _MENDS or code.startswith("Forbidden."):
         return Misconfigured
     return Transient
+
+
+class SealBroken(BridgeError):
+    """a permanent code cannot be opened: encryption_key is not the one that it was sealed with"""
 
 
 class DatastoreUnusable(BridgeError):

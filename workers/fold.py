@@ -1,23 +1,29 @@
 """Events become reads: one read serves all events that wait for it, and each event gets its final row with it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
+from sqlalchemy.engine import Connection
+
 from bridge import events
 from bridge.events import ROOT_DEPARTMENT, Entity, Event
+from workers import rows
 from workers.errors import ApiError, Throttled
 from workers.lives import Lives
 from workers.moment import SECOND, Moment
+from workers.owing import owe_changes
 from workers.readers import Answer
 from workers.refresh import Noted, Refresher
 from workers.registry import Registry
 from workers.store import ledger, reads
-from workers.store.draft import Absence, Cause, Change, Draft
+from workers.store.draft import Absence, Cause, Draft, Pushed
 from workers.store.ledger import Owed, Status, Verdict
 from workers.store.reads import Due, Priority, Taken
+from workers.suites import Done, Suites
 
 #: Rounds without avail after which what is always overtaken is left to a later attempt.
 MAX_ROUNDS = 10
@@ -68,6 +74,8 @@ class _Course:
     covered: dict[Entity, _Cover] = field(default_factory=dict)
     #: Whether a read was made for this event.
     read: bool = False
+    #: Why no work is done for its corp, if none is.
+    halted: str | None = None
 
     @property
     def id(self) -> str:
@@ -91,7 +99,12 @@ class Folder:
     """Applies batches of events and of reads that are due."""
 
     def __init__(
-        self, refresher: Refresher, registry: Registry, settle_seconds: float, at_once: int | None = None
+        self,
+        refresher: Refresher,
+        registry: Registry,
+        suites: Suites,
+        settle_seconds: float,
+        at_once: int | None = None,
     ) -> None:
         """`at_once`: how many are read before what was read is committed; None for all.
 
@@ -99,6 +112,7 @@ class Folder:
         """
         self._refresher = refresher
         self._registry = registry
+        self._suites = suites
         self._settle = round(settle_seconds * SECOND)
         self._lives = Lives(refresher.store, settle_seconds)
         self._at_once = at_once
@@ -112,7 +126,8 @@ class Folder:
         with self._refresher.store.reading() as connection:
             known = ledger.settled(connection, [item.event.id for item in batch if not item.event.replayed])
         outcome.final |= dict.fromkeys(known, "applied")
-        courses = [_Course(item, events.entities(item.event)) for item in batch if item.event.id not in known]
+        fresh = self._apply_suites([item for item in batch if item.event.id not in known], outcome)
+        courses = [_Course(item, events.entities(item.event)) for item in fresh]
         open_reads = {read.entity: read for read in taken}
         in_vain, most = 0, _left(courses, open_reads)
         while in_vain < MAX_ROUNDS:
@@ -125,6 +140,38 @@ class Folder:
         overtaken = Throttled("overtaken", "others write it all the time")
         outcome.errors |= {course.id: overtaken for course in courses}
         return outcome
+
+    def _apply_suites(self, batch: Sequence[Waiting], outcome: Outcome) -> Sequence[Waiting]:
+        """What suites' own events ask for, tickets first, as nothing can be read without them; then what is left."""
+        if not self._suites:
+            return batch
+        own = [item for item in batch if self._suites.concerns(item.event)]
+        for item in sorted(own, key=lambda item: item.event.type != events.URGENT):
+            try:
+                _merge(outcome, self._suites.perform(*item, partial(self._settle_suite, item)))
+            except ApiError as error:
+                outcome.errors[item.event.id] = error
+        others = [item for item in batch if item not in own]
+        for grant, happened in self._suites.to_renew(item.event for item in others).items():
+            try:
+                _merge(outcome, self._suites.renew(*grant, self._note_changes))
+            except ApiError as error:
+                if not error.permanent:  # else pushed rows speak for themselves
+                    outcome.errors |= dict.fromkeys(happened, error)
+        return [item for item in others if item.event.id not in outcome.errors]
+
+    def _settle_suite(self, item: Waiting, tx: Connection, done: Done) -> Outcome:
+        """The final row of a suite's own event, with what it changed."""
+        verdict = Verdict(item.event, item.accepted.micros, "ignored" if done.ignored else "applied", done.ignored)
+        said = self._note_changes(tx, done)
+        owed = self._owed_events([verdict], ledger.record(tx, [verdict], datetime.now(UTC)))
+        ledger.owe(tx, owed)
+        said.lanes |= {job.lane for job in owed}
+        said.final[item.event.id] = verdict.status
+        return said
+
+    def _note_changes(self, tx: Connection, done: Done) -> Outcome:
+        return Outcome(lanes=owe_changes(tx, self._registry, done.changes, datetime.now(UTC)))
 
     def unread_since(self, moment: Moment, entities: Sequence[Entity]) -> list[Entity]:
         """Those of which no read is committed that began after that moment."""
@@ -148,19 +195,29 @@ class Folder:
         left = {entity for course in courses for entity in course.left()}
         noted = self._refresher.note(left | taken.keys())
         self._lives.see(noted.moment)
-        owners = _fold(courses, noted)
+        # Asked after the note: what stops meanwhile raises the fence.
+        halted = self._suites.standing({entity.corp_id for entity in noted.versions}).halted
+        for course in courses:
+            course.halted = halted.get(course.waiting.event.corp_id or "")
+        dropped = [read for entity, read in taken.items() if entity.corp_id in halted]
+        taken = {entity: read for entity, read in taken.items() if entity.corp_id not in halted}
+        owners = _fold([course for course in courses if course.halted is None], noted)
         wanted = dict.fromkeys(owners, True)
         wanted |= {entity: entity in owners or read.priority < Priority.HEAL for entity, read in taken.items()}
         wanted = dict(islice(wanted.items(), self._at_once))
         answers, errors = self._refresher.read(wanted)
+        pushed = _take_from_rows(courses, answers, errors)
         _judge_dissolution(courses, answers)
         causes = {entity: Cause(read.event_id, read.priority >= Priority.COPY) for entity, read in taken.items()}
         causes |= {entity: Cause(course.id, course.waiting.event.quiet) for entity, course in owners.items()}
 
-        def conclude(draft: Draft, written: set[Entity]) -> Outcome:
-            return self._conclude(draft, written, noted, courses, owners, answers, taken, errors)
+        able = self._refresher.readers.clients({entity.corp_id for course in courses for entity in course.entities})
 
-        written, said = self._refresher.write(noted, answers, causes, conclude)
+        def conclude(draft: Draft, written: set[Entity]) -> Outcome:
+            reads.finish(draft.tx, dropped)
+            return self._conclude(draft, written, noted, courses, owners, answers, taken, errors, able)
+
+        written, said = self._refresher.write(noted, answers, causes, conclude, pushed)
         _merge(outcome, said)
         outcome.late |= {entity: errors[entity] for entity in taken if entity in errors}
         for course in courses:
@@ -183,6 +240,7 @@ class Folder:
         answers: Mapping[Entity, Answer],
         taken: Mapping[Entity, Taken],
         errors: Mapping[Entity, ApiError],
+        able: Collection[str],
     ) -> Outcome:
         """In the transaction of the rows: final statuses, changes, jobs owed, and the reads still to come."""
         served = {course.id for entity, course in owners.items() if entity in written}
@@ -190,9 +248,11 @@ class Folder:
         due: list[Due] = []
         for course in courses:
             covered = course.covered_with(written, noted.moment, draft.causes)
-            if len(covered) == len(course.entities):
+            if course.halted is not None:
+                verdicts.append(Verdict(course.waiting.event, course.waiting.accepted.micros, "ignored", course.halted))
+            elif len(covered) == len(course.entities):
                 verdicts.append(_verdict(course, course.read or course.id in served, covered, answers))
-                due += self._echoes(course, covered)
+                due += self._echoes(course, covered, able)
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
         due += self._marked(draft, written, noted.moment)
@@ -200,24 +260,27 @@ class Folder:
         postponed = _postpone(draft, late, noted.moment.micros)
         now = datetime.fromtimestamp(noted.micros_now() / SECOND, UTC)
         new = ledger.record(draft.tx, verdicts, now)
-        owed = self._owed_changes(draft, ledger.log_changes(draft.tx, draft.changes, now))
-        owed += self._owed_events(verdicts, new)
+        lanes = owe_changes(draft.tx, self._registry, draft.changes, now)
+        owed = self._owed_events(verdicts, new)
         ledger.owe(draft.tx, owed)
         times = [item.due_at for item in due] + postponed
         return Outcome(
             {verdict.event.id: verdict.status for verdict in verdicts},
-            lanes={job.lane for job in owed},
+            lanes=lanes | {job.lane for job in owed},
             next_due=min(times, default=None),
         )
 
-    def _echoes(self, course: _Course, covered: Mapping[Entity, _Cover]) -> Iterable[Due]:
-        """Answers can lag behind events: read once more what was not read late enough (rule 4, echo)."""
+    def _echoes(self, course: _Course, covered: Mapping[Entity, _Cover], able: Collection[str]) -> Iterable[Due]:
+        """Answers can lag behind events: read once more what was not read late enough (rule 4, echo).
+
+        `able`: the corps that can be read.
+        """
         accepted = course.waiting.accepted
         for entity, (moment, _) in covered.items():
             same_life = moment.life == accepted.life
             due = (accepted.micros if same_life else moment.micros) + self._settle
             late_enough = same_life and moment.micros > due
-            if not late_enough and self._refresher.readers.client(entity.corp_id) is not None:
+            if not late_enough and entity.corp_id in able:
                 yield Due(entity, due, "echo", course.id)
 
     def _marked(self, draft: Draft, written: set[Entity], moment: Moment) -> Iterable[Due]:
@@ -226,14 +289,6 @@ class Folder:
             if settling or entity not in written:
                 due = moment.micros + (self._settle if settling else 0)
                 yield Due(entity, due, reason, cause.event_id, Priority.COPY if cause.quiet else Priority.EVENT)
-
-    def _owed_changes(self, draft: Draft, seqs: Iterable[int]) -> list[Owed]:
-        return [
-            Owed(job.name, job.queue, _lane(change), change.event_id, seq)
-            for change, seq in zip(draft.changes, seqs, strict=True)
-            if not change.quiet
-            for job in self._registry.for_change(change.entity)
-        ]
 
     def _owed_events(self, verdicts: Iterable[Verdict], new: set[str]) -> list[Owed]:
         return [
@@ -266,6 +321,25 @@ def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
 def _left(courses: Iterable[_Course], taken: Mapping[Entity, Taken]) -> int:
     """How much is still to be done: nothing less after a round that was in vain."""
     return sum(1 + len(course.left()) for course in courses) + len(taken)
+
+
+def _take_from_rows(
+    courses: Iterable[_Course], answers: dict[Entity, Answer], errors: dict[Entity, ApiError]
+) -> Pushed:
+    """Where DingTalk cannot be asked for good, what pushed rows say of the entity takes the place of its answer."""
+    courses = list(courses)
+    barred = {entity for entity, error in errors.items() if error.permanent}
+    barred |= {entity for entity, answer in answers.items() if answer is Absence.UNREAD}
+    taken: dict[Entity, str] = {}
+    for entity in barred:
+        happened = [course.waiting.event for course in courses if entity in course.entities]
+        found = rows.content(happened, entity)
+        if found is not None:
+            answers[entity], taken[entity] = found
+            errors.pop(entity, None)
+        elif entity.kind == "roles" and entity in answers:
+            answers[entity] = rows.named_roles(happened)
+    return Pushed(taken, rows.orders(course.waiting.event for course in courses))
 
 
 def _judge_dissolution(courses: Iterable[_Course], answers: dict[Entity, Answer]) -> None:
@@ -309,7 +383,3 @@ def _merge(outcome: Outcome, said: Outcome) -> None:
     outcome.final |= said.final
     outcome.lanes |= said.lanes
     outcome.next_due = min((due for due in (outcome.next_due, said.next_due) if due is not None), default=None)
-
-
-def _lane(change: Change) -> str:
-    return f"{change.corp_id} {change.entity} {change.entity_id}"

@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.config import ClockConfig, HealConfig
 from workers.comparison import Comparison, Report
-from workers.dingtalk import DingTalk
 from workers.errors import ApiError
 from workers.lives import Lives
 from workers.moment import SECOND, RedisClock
+from workers.readers import Readers
 from workers.store import comparisons
 from workers.store.comparisons import State, at
 from workers.store.engine import Store
@@ -60,16 +60,18 @@ class Nightly:
         self,
         store: Store,
         clock: RedisClock,
-        client: Callable[[str], DingTalk | None],
+        readers: Readers,
+        renew: Callable[[str], None],
         corp_ids: Collection[str],
         when: ClockConfig,
         limits: HealConfig,
         settle_seconds: float,
     ) -> None:
-        """`client` gives whoever reads a corp; `corp_ids` are those that the configuration names."""
+        """`renew` reads anew what a corp has authorised; `corp_ids` are those that the configuration names."""
         self._store = store
         self._clock = clock
-        self._client = client
+        self._readers = readers
+        self._renew_authorization = renew
         self._corp_ids = set(corp_ids)
         self._when = when
         self._limits = limits
@@ -93,8 +95,10 @@ class Nightly:
     def look(self) -> list[str]:
         """The corps that are due."""
         now = self._clock.now().micros
+        with self._store.reading() as connection:
+            known_corps = self._corp_ids | comparisons.living_corps(connection)
+        corp_ids = self._readers.clients(known_corps).keys()
         with self._store.writing() as connection:
-            corp_ids = {one for one in self._corp_ids | comparisons.living_corps(connection) if self._client(one)}
             comparisons.know(connection, corp_ids, now)
             known = [state for state in comparisons.states(connection) if state.corp_id in corp_ids]
         return due(known, now, self._when)
@@ -119,16 +123,28 @@ class Nightly:
     def _compare(self, corp_id: str) -> Report | None:
         """One corp under a lease; None where another clock was faster."""
         begun = self._clock.now().micros
-        client = self._client(corp_id)
         with self._store.writing() as connection:
-            ours = comparisons.claim(connection, corp_id, begun, begun + LEASE_SECONDS * SECOND)
-            whole = comparisons.state(connection, corp_id, begun).whole
-        if client is None or not ours:
-            return None
-        comparison = Comparison(self._store, self._clock, client, corp_id, self._limits, whole=whole)
-        report = comparison.report
-        log.info("comparing with DingTalk", corp=corp_id, whole=whole)
+            if not comparisons.claim(connection, corp_id, begun, begun + LEASE_SECONDS * SECOND):
+                return None
+            state = comparisons.state(connection, corp_id, begun)
+        report = Report(corp_id)
         try:
+            self._renew_authorization(corp_id)
+            client = self._readers.client(corp_id)
+            if client is None:  # it has just turned out that it was withdrawn
+                self._renew(corp_id, 0)
+                return None
+            comparison = Comparison(
+                self._store,
+                self._clock,
+                client,
+                corp_id,
+                self._limits,
+                whole=state.whole,
+                allow_scope=state.allow_scope,
+            )
+            report = comparison.report
+            log.info("comparing with DingTalk", corp=corp_id, whole=state.whole)
             renewed = begun
             for _ in comparison.run():
                 if self._stopping.is_set():

@@ -210,7 +210,7 @@ class Recovery:
         while True:
             try:
                 with self._store.writing() as connection:
-                    failed_lists.keep(connection, number, body, at)
+                    failed_lists.keep(connection, number, events.without_codes(body), at)
             except DBAPIError as error:
                 log.warning("a failed list waits for the datastore", reason=type(error).__name__)
                 time.sleep(KEEP_SECONDS)

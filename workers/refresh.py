@@ -14,12 +14,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from bridge.events import ROOT_DEPARTMENT, Entity, EntityKind
+from workers.answers import Department
 from workers.errors import ApiError
 from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer, Readers
 from workers.store import tables
+from workers.store.corps import dissolved
 from workers.store.departments import write_departments
-from workers.store.draft import Absence, Cause, Change, Draft, Key, ensure_corps, matches
+from workers.store.draft import NOTHING_PUSHED, Absence, Cause, Change, Draft, Key, Pushed, ensure_corps, matches
 from workers.store.engine import Store
 from workers.store.roles import write_role_lists
 from workers.store.users import write_users
@@ -94,17 +96,22 @@ class Refresher:
         answers: Mapping[Entity, Answer],
         causes: Mapping[Entity, Cause],
         conclude: Callable[[Draft, set[Entity]], T],
+        pushed: Pushed = NOTHING_PUSHED,
     ) -> tuple[set[Entity], T]:
         """Third step, in one transaction: the answers that were not overtaken, then whatever `conclude` adds to them.
 
         Returns the entities that were written, and what `conclude` said of them.
         """
-        return self._race(self.store.writing, noted, answers, causes, conclude)
+        return self._race(self.store.writing, noted, answers, causes, conclude, pushed)
 
     def rehearse(self, noted: Noted, answers: Mapping[Entity, Answer]) -> tuple[set[Entity], list[Change]]:
         """Third step without its effect: the entities that would be written, and what that would change."""
         causes = dict.fromkeys(answers, Cause(None, True))
-        return self._race(self.store.rehearsing, noted, answers, causes, lambda draft, _written: draft.changes)
+
+        def conclude(draft: Draft, _written: set[Entity]) -> list[Change]:
+            return draft.changes
+
+        return self._race(self.store.rehearsing, noted, answers, causes, conclude, NOTHING_PUSHED)
 
     def _race(
         self,
@@ -113,17 +120,18 @@ class Refresher:
         answers: Mapping[Entity, Answer],
         causes: Mapping[Entity, Cause],
         conclude: Callable[[Draft, set[Entity]], T],
+        pushed: Pushed,
     ) -> tuple[set[Entity], T]:
         """The write, tried again when it loses a race."""
         for _ in range(MAX_LOST_RACES):
             try:
                 with transaction() as tx:
-                    return self._write(tx, noted, answers, causes, conclude)
+                    return self._write(tx, noted, answers, causes, conclude, pushed)
             except OperationalError as error:
                 if getattr(error.orig, "sqlstate", None) not in LOST_RACES:
                     raise
         with transaction() as tx:
-            return self._write(tx, noted, answers, causes, conclude)
+            return self._write(tx, noted, answers, causes, conclude, pushed)
 
     def _write(
         self,
@@ -132,15 +140,28 @@ class Refresher:
         answers: Mapping[Entity, Answer],
         causes: Mapping[Entity, Cause],
         conclude: Callable[[Draft, set[Entity]], T],
+        pushed: Pushed,
     ) -> tuple[set[Entity], T]:
         fences = _hold_fences(tx, answers)
         standing = {e: answer for e, answer in answers.items() if fences[e.corp_id] == noted.fences[e.corp_id]}
-        draft = Draft(tx, noted.versions, noted.moment.micros, noted.moment.life, causes)
+        draft = Draft(tx, noted.versions, noted.moment.micros, noted.moment.life, causes, pushed)
+        standing = _bury(draft, standing)
         write_departments(draft, _of_kind(standing, "department"))
         write_role_lists(draft, _of_kind(standing, "roles"))
         write_users(draft, _of_kind(standing, "user"))
         written = standing.keys() - draft.moved
         return written, conclude(draft, written)
+
+
+def _bury(draft: Draft, answers: Mapping[Entity, Answer]) -> dict[Entity, Answer]:
+    """Nothing comes to life in a dissolved corp, but by its root, which is asked where something else answers."""
+    buried = dissolved(draft.tx, {entity.corp_id for entity in answers})
+    roots = {corp_id: Entity(corp_id, "department", str(ROOT_DEPARTMENT)) for corp_id in buried}
+    buried = {corp_id for corp_id in buried if not isinstance(answers.get(roots[corp_id]), Department)}
+    for entity, answer in answers.items():
+        if entity.corp_id in buried and not isinstance(answer, Absence):
+            draft.mark(entity, [roots[entity.corp_id]], "it answers though its corp is dissolved", settling=True)
+    return {entity: Absence.DISSOLVED if entity.corp_id in buried else answer for entity, answer in answers.items()}
 
 
 def _of_kind(answers: Mapping[Entity, Answer], kind: EntityKind) -> dict[Entity, Any]:

@@ -95,6 +95,13 @@ class Tokens:
             if local.token == token:
                 local.fresh_until = 0.0
 
+    def forget(self, key: str) -> None:
+        """Drops a token, whichever it is."""
+        local = self._locals.pop(key, _Local())
+        with local.lock:
+            self.redis.delete(_token_key(key))
+            local.fresh_until = 0.0
+
     def _under_lock(self, key: str, local: _Local, source: Source) -> str:
         now = time.monotonic()
         if now < local.fresh_until:

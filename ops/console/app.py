@@ -37,7 +37,7 @@ def create_console(config: Config, connection: redis.Redis, store: Store) -> Fla
     if config.trusted_proxies:
         hops = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
-    asked = Sources(connection, store)
+    asked = Sources(connection, store, {app.name: app.suite_key or "" for app in config.suites})
     guard_answers(app)
     app.register_blueprint(create_login(config.console, connection))
     app.register_blueprint(_create_probes(asked))

@@ -16,6 +16,7 @@ from workers import budget
 from workers.clock import LEADER_KEY
 from workers.store import failed_lists
 from workers.store.comparisons import Outcome
+from workers.store.suites import OLD_TICKET
 
 
 def render(sources: Sources) -> bytes:
@@ -46,6 +47,7 @@ class Installation(Collector):
             yield from self._events()
             yield from self._failed_lists()
             yield from self._comparisons()
+            yield from self._tickets()
 
     def _events(self) -> Iterator[Metric]:
         counts, lag = self._sources.ask(applied.counts), self._sources.ask(applied.lag)
@@ -90,6 +92,21 @@ class Installation(Collector):
             age = _gauge("comparison_age_seconds", "How long ago the corp left the longest was compared.")
             age.add_metric([], max(0.0, time.time() - min(row.ended_at for row in rows).timestamp()))
             yield age
+
+    def _tickets(self) -> Iterator[Metric]:
+        ages = self._sources.tickets()
+        if isinstance(ages, Fault):
+            return
+        age = _gauge(
+            "suite_ticket_age_seconds", "How old the suite's newest ticket is; absent where none has come.", "app"
+        )
+        text = "Whether the suite's newest ticket is older than six hours, or none has come: nothing can be read."
+        old = _gauge("suite_ticket_old", text, "app")
+        for app, seconds in ages.items():
+            if seconds is not None:
+                age.add_metric([app], seconds)
+            old.add_metric([app], float(seconds is None or seconds > OLD_TICKET))
+        yield from (age, old)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

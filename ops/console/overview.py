@@ -11,6 +11,7 @@ from ops.console import applied, words
 from ops.console.backlog import Backlog
 from ops.console.sources import Fault, Sources
 from workers.budget import Paused
+from workers.store.suites import OLD_TICKET
 
 #: Seconds that the first event of a queue may wait before the page points at it.
 LATE_SECONDS = 60
@@ -84,6 +85,7 @@ def _glance(sources: Sources, _status: str | None) -> Mapping[str, Any]:
         "banners": [
             *faults,
             *_alarms(sources.paused()),
+            *_tickets(sources.tickets()),
             *_warnings(backlog),
             *([] if isinstance(compared, Fault) else _stopped(compared)),
         ],
@@ -103,6 +105,16 @@ def _alarms(paused: Paused | Fault) -> Iterator[str]:
                 f"The monthly API quota of {pause.app}'s organisation is spent ({pause.code}): {pause.call} is not"
                 " called. Buy more at DingTalk, or wait for the next month; it goes on by itself."
             )
+
+
+def _tickets(ages: Mapping[str, float | None] | Fault) -> Iterator[str]:
+    """Suites that can read nothing, now or soon."""
+    if isinstance(ages, Fault):
+        return
+    for app, seconds in ages.items():
+        if seconds is None or seconds > OLD_TICKET:
+            state = "has not come yet" if seconds is None else f"is {words.span(seconds)} old"
+            yield f"The suite_ticket of {app} {state}: push it again in the developer console, and see that it arrives."
 
 
 def _warnings(backlog: Backlog | Fault) -> list[str]:

@@ -1,7 +1,7 @@
 """Redis and the datastore as the pages ask them: where one is away, the page says so and shows the rest."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import redis
@@ -15,6 +15,7 @@ from workers.budget import Paused
 from workers.errors import DatastoreOutdated
 from workers.store import migrate
 from workers.store.engine import Store
+from workers.store.suites import ticket_age, ticket_times
 
 T = TypeVar("T")
 
@@ -35,8 +36,10 @@ class Fault(NamedTuple):
 class Sources:
     """Thread-safe; raises nothing for a source that is away."""
 
-    def __init__(self, connection: redis.Redis, store: Store) -> None:
+    def __init__(self, connection: redis.Redis, store: Store, suites: Mapping[str, str]) -> None:
+        """`suites`: the key of each third-party app, by its name."""
         self.connection = connection
+        self._suites = suites
         self._store = store
         self._redis_away_until = self._store_away_until = 0.0
 
@@ -47,6 +50,13 @@ class Sources:
     def paused(self) -> Paused | Fault:
         """Which of DingTalk's calls are not made at present."""
         return self._of_redis(budget.paused)
+
+    def tickets(self) -> Mapping[str, float | None] | Fault:
+        """How many seconds old the newest ticket of each third-party app is; None where none has come."""
+        times = self.ask(ticket_times)
+        if isinstance(times, Fault):
+            return times
+        return {app: ticket_age(times.get(suite_key)) for app, suite_key in self._suites.items()}
 
     def _of_redis(self, question: Callable[[redis.Redis], T]) -> T | Fault:
         if time.monotonic() >= self._redis_away_until:

@@ -16,6 +16,7 @@ from ops.verbs.base import example, guarded
 from workers import jobs
 from workers.clock import Clock
 from workers.jobworker import JobWorker
+from workers.tickets import TicketWatch
 
 log = structlog.get_logger()
 
@@ -32,7 +33,11 @@ def work(names: Sequence[str]) -> None:
     parts = compose.open_parts(configuration.load())
     worker = compose.sync_worker(parts, names or known)
     log.info("working", queues=len(names or known), name=worker.name)
+    watch = TicketWatch(parts.connection, parts.suites)
+    if parts.suites:
+        watch.start()
     worker.run()
+    watch.stop()
     parts.close()
 
 

@@ -15,6 +15,7 @@ from ops.comparing import Healed, Looked
 from ops.printing import show
 from ops.verbs.base import FAILED, example, guarded, json_option
 from workers.errors import ApiError
+from workers.store.suites import active_corps
 
 
 @click.command(epilog=example("dingbridge sync --corp dingcorpid"))
@@ -149,11 +150,17 @@ def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
     """The corps that are meant: the one named, the app's, or all that can be read."""
     if corp:
         return [corp]
-    apps = [config.app(app_name)] if app_name else [app for app in config.apps if app.reads]
-    found = list(dict.fromkeys(app.corp_id for app in apps if app.corp_id))
+    apps = [config.app(app_name)] if app_name else [app for app in config.apps if app.reads or app in config.suites]
+    found = [app.corp_id for app in apps if app.kind == "internal" and app.corp_id]
+    if suites := [app.suite_key for app in apps if app.suite_key]:
+        with compose.migrated(config) as store, store.reading() as connection:
+            found += active_corps(connection, suites)
     if not found:
-        raise BridgeError("no app with a corp_id and credentials: set corp_id, app_key and app_secret, or use --corp")
-    return found
+        raise BridgeError(
+            "no app with a corp_id and credentials, nor a corp that authorised a suite: set corp_id, app_key and"
+            " app_secret, or use --corp"
+        )
+    return list(dict.fromkeys(found))
 
 
 def _progress() -> Progress:

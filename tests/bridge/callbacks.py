@@ -9,6 +9,7 @@ from dingtalk.core.utils import DingTalkSigner
 from dingtalk.crypto import DingTalkCrypto
 
 from bridge.misses import MISSES_KEY
+from bridge.verdicts import VERDICTS_KEY
 from tests.installation import AES_KEY, CORP
 
 TOKEN = "tok3nForTests"
@@ -62,5 +63,5 @@ def signed(encrypted: str) -> Callback:
 
 
 def untouched(connection: redis.Redis) -> bool:
-    """Whether nothing came to this Redis but the note that a receiver has started."""
-    return set(connection.keys()) <= {MISSES_KEY.encode()}
+    """Whether nothing came to this Redis but the notes that a receiver has started, and how callbacks fared."""
+    return set(connection.keys()) <= {MISSES_KEY.encode(), VERDICTS_KEY.encode()}

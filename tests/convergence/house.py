@@ -1,7 +1,7 @@
 """An installation without processes: workers and a copy as actors over a real Redis and a real datastore."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -20,6 +20,7 @@ from tests.convergence.organisation import organisation
 from tests.convergence.times import Times
 from tests.installation import CORP, settings
 from tests.truth import actual_tables, differing, expected_tables
+from tests.workers.helpers import nobodys_suites
 from workers.batch import BatchWorker
 from workers.claimer import away
 from workers.claims import MISSING_SECONDS, Claims
@@ -30,7 +31,7 @@ from workers.errors import ApiError
 from workers.fold import Folder
 from workers.jobs import Dispatcher
 from workers.moment import SECOND, Moment, RedisClock
-from workers.readers import Answer, Readers
+from workers.readers import Answer, Asked, Readers
 from workers.refresh import Noted, Refresher
 from workers.registry import Registry
 from workers.store import reads, tables
@@ -60,9 +61,11 @@ class House:
         self.client = Client(self.world)
         self.acceptor = Acceptor(connection)
         self._clock = RedisClock(connection)
-        readers = _Readers(self._config, lambda _app: self.client, 1)  # type: ignore[arg-type,return-value]
+        readers = _Readers(self._config, lambda _app, _corp: self.client, 1, lambda _corps: {})  # type: ignore[arg-type,return-value]
         self._refresher = _Refresher(store, _Clock(connection), readers)
-        self._folder = Folder(self._refresher, Registry(), SETTLE_SECONDS)
+        self._folder = Folder(
+            self._refresher, Registry(), nobodys_suites(self._config, store, self._clock), SETTLE_SECONDS
+        )
         dispatcher = Dispatcher(store, connection)
         # One process begins again and again: an RQ worker takes long to make.
         self._workers = {
@@ -259,8 +262,8 @@ def of(entity: Entity, facts: Mapping[str, Mapping[Any, Any]]) -> Facts:
 class _Readers(Readers):
     """One call after the other: others may work between two."""
 
-    def _read_many(self, wanted: Mapping[Entity, bool]) -> list[Answer | ApiError]:
-        return [self._try(*item) for item in wanted.items()]
+    def _read_many(self, asked: Sequence[Asked]) -> list[Answer | ApiError]:
+        return [self._try(*item) for item in asked]
 
 
 class _Clock(RedisClock):

@@ -3,6 +3,7 @@
 from tests.guards.bridge import BRIDGE
 from tests.guards.guard import Guard
 from tests.guards.store import STORE
+from tests.guards.suites import SUITE_GUARDS
 from tests.guards.workers import WORKERS
 
-GUARDS: tuple[Guard, ...] = (*BRIDGE, *WORKERS, *STORE)
+GUARDS: tuple[Guard, ...] = (*BRIDGE, *WORKERS, *STORE, *SUITE_GUARDS)

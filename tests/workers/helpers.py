@@ -1,7 +1,7 @@
 """What the workers' tests share: entities, events, answers made by hand, and a desk to apply them at."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
+from bridge.config import AppConfig, Config
 from bridge.events import Entity, Event, Via
-from tests.installation import CORP
+from tests.installation import CORP, settings
 from workers import answers
 from workers.errors import ApiError
 from workers.fold import Folder, Outcome, Waiting
@@ -28,6 +29,8 @@ from workers.store import ledger, reads, tables
 from workers.store.draft import Cause, Draft
 from workers.store.engine import Store
 from workers.store.reads import Priority, Taken
+from workers.suiteapi import Suite
+from workers.suites import Suites
 
 _numbers = itertools.count(1)
 
@@ -101,6 +104,15 @@ def an_event(
     return Event(**(fields | given))
 
 
+def nobodys_suites(config: Config, store: Store, clock: RedisClock) -> Suites:
+    """Of a configuration that has no suite."""
+
+    def connect(app: AppConfig) -> Suite:
+        raise AssertionError(app)
+
+    return Suites(config, store, clock, connect)
+
+
 @dataclass
 class Script:
     """Stands in for Readers: what DingTalk answers, set by hand, and what it was asked."""
@@ -112,8 +124,8 @@ class Script:
     #: Whether any app has credentials.
     able: bool = True
 
-    def client(self, corp_id: str) -> object | None:
-        return self if self.able else None
+    def clients(self, corp_ids: Collection[str]) -> dict[str, object]:
+        return dict.fromkeys(corp_ids, self) if self.able else {}
 
     def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
         self.asked += wanted
@@ -142,7 +154,8 @@ class Desk:
 
     @property
     def folder(self) -> Folder:
-        return Folder(self.refresher, self.registry, self.settle_seconds, self.at_once)
+        suites = nobodys_suites(Config.model_validate(settings()), self.store, self.clock)
+        return Folder(self.refresher, self.registry, suites, self.settle_seconds, self.at_once)
 
     def write(
         self,
@@ -259,4 +272,4 @@ def chain_breaks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _data(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Without what tells of the read alone: it may change without a change."""
-    return None if state is None else {k: v for k, v in state.items() if k not in ("fetched_at", "raw")}
+    return None if state is None else {k: v for k, v in state.items() if k not in ("fetched_at", "raw", "pushed_at")}

@@ -453,7 +453,8 @@ def test_without_credentials_rows_have_their_keys_alone(redis_url: str, datastor
         (user,), (department,) = place.rows(tables.users), place.rows(tables.departments)
         assert (user["userid"], user["name"], user["fetched_at"], user["deleted_at"]) == ("u1", None, None, None)
         assert (department["dept_id"], department["name"], department["fetched_at"]) == (7, None, None)
-        assert place.rows(tables.roles) == []
+        (role,) = place.rows(tables.roles)
+        assert (role["role_id"], role["name"], role["fetched_at"], role["deleted_at"]) == (3, None, None, None)
         accept(place, an_event("org_remove"))
         place.work_off()
         assert place.rows(tables.corps)[0]["status"] == "dissolved"

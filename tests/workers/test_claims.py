@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 
 from bridge import events, queues
 from bridge.accept import Acceptor
+from tests.servers import wait_until
 from tests.workers.helpers import an_event
 from workers import claims as module
 from workers.claims import Claim, Claims
@@ -136,6 +137,92 @@ class TestClaiming:
         acceptor.accept([event])
         claim(worker(connection))
         assert acceptor.accept([event], again=True) == [False]
+
+
+def of_corp(connection: redis.Redis, corp: str, count: int, name: str = A) -> list[str]:
+    """So many events of one corp that wait on a queue; their ids."""
+    known = [f"{corp}-{number}" for number in range(count)]
+    Acceptor(connection).accept([an_event(name, ["u1"], event_id=event_id, corp=corp) for event_id in known])
+    return known
+
+
+def lanes(connection: redis.Redis) -> set[bytes]:
+    return set(connection.scan_iter("bridge:lane*"))
+
+
+class TestShares:
+    def test_a_noisy_corp_holds_up_no_other(self, connection: redis.Redis) -> None:
+        noisy = of_corp(connection, "noisy", 500)
+        quiet = [*of_corp(connection, "a", 2), *of_corp(connection, "b", 3), *of_corp(connection, "c", 1)]
+        found = ids(claim(worker(connection), 12))
+        assert set(quiet) < set(found)
+        assert [one for one in found if one in noisy] == noisy[:6]
+
+    def test_no_corp_has_more_than_its_share(self, connection: redis.Redis) -> None:
+        """Whoever comes next waits for what was claimed; other queues do not add to the share."""
+        noisy = [*of_corp(connection, "noisy", 100), *of_corp(connection, "noisy", 100, B)]
+        known = noisy[:100]
+        claims = Claims(connection, "w1", (A, B, C), share=5)
+        assert len(ids(claim(claims))) == 5
+        quiet = of_corp(connection, "a", 3)
+        found = ids(claim(claims))
+        assert set(quiet) < set(found) and len(found) == 8
+        assert sum(one in known for one in found) <= 5
+
+    def test_the_jobs_of_each_corp_keep_their_order(self, connection: redis.Redis) -> None:
+        known = {corp: of_corp(connection, corp, 40) for corp in ("a", "b", "c")}
+        found = [one for _ in range(10) for one in ids(claim(worker(connection), 12))]
+        assert len(found) == 120
+        assert {corp: [one for one in found if one in of] for corp, of in known.items()} == known
+        assert lanes(connection) == set()
+
+    def test_what_is_given_back_goes_first_again(self, connection: redis.Redis) -> None:
+        known = {corp: of_corp(connection, corp, 20) for corp in ("a", "b")}
+        claims = worker(connection)
+        claim(claims, 10)
+        assert claims.give_back() == 10
+        found = ids(claim(worker(connection, "w2"), 40))
+        assert {corp: [one for one in found if one in of] for corp, of in known.items()} == known
+        assert lanes(connection) == set()
+
+    def test_what_was_put_off_has_its_turn(self, connection: redis.Redis) -> None:
+        of_corp(connection, "a", 1)
+        claims = worker(connection)
+        claims.put_off(claim(claims)[0], 0, 1)
+        of_corp(connection, "noisy", 100)
+        of_corp(connection, "b", 1)
+        wait_until(lambda: connection.zcount("rq:scheduled:user_add_org", "-inf", connection.time()[0]))
+        assert {"a-0", "b-0"} < set(ids(claim(claims, 6)))
+
+    def test_a_job_without_a_lane_is_not_forgotten(self, connection: redis.Redis) -> None:
+        """One that somebody requeued by hand: RQ knows of no lanes."""
+        (lone,) = of_corp(connection, "a", 1)
+        claims = worker(connection)
+        (held,) = claim(claims)
+        claims.put_off(held, 3600, 1)
+        of_corp(connection, "b", 1)
+        ScheduledJobRegistry(queue=queue(connection)).remove(lone)
+        queue(connection)._enqueue_job(job(connection, lone))
+        of_corp(connection, "c", 30)
+        of_corp(connection, "d", 30)
+        assert lone in ids(claim(claims, 4))
+
+    def test_what_was_deleted_by_hand_takes_nobodys_turn(self, connection: redis.Redis) -> None:
+        known = {corp: of_corp(connection, corp, 10) for corp in ("a", "b", "c")}
+        for one in known["b"]:
+            job(connection, one).delete()
+        assert set(ids(claim(worker(connection), 64))) == {*known["a"], *known["c"]}
+        assert lanes(connection) == set()
+
+    def test_a_queue_that_was_emptied_by_hand_leaves_no_lanes(self, connection: redis.Redis) -> None:
+        of_corp(connection, "a", 10)
+        of_corp(connection, "b", 10)
+        queue(connection).empty()
+        claims = worker(connection)
+        assert claim(claims) == []
+        assert lanes(connection) == set()
+        of_corp(connection, "d", 1)
+        assert ids(claim(claims)) == ["d-0"]
 
 
 class TestSeenByRq:

@@ -140,7 +140,9 @@ def with_functions(place: Installation) -> Folder:
     """A folder for which every change has a function."""
     registry = Registry()
     registry.on_change(*KINDS)(lambda change, directory: None)
-    return Folder(Refresher(place.parts.store, place.parts.clock, place.parts.readers), registry, 1.0)
+    return Folder(
+        Refresher(place.parts.store, place.parts.clock, place.parts.readers), registry, place.parts.suites, 1.0
+    )
 
 
 def test_a_first_copy_runs_no_functions(redis_url: str, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from workers.errors import Misconfigured
 from workers.lives import Lives
 from workers.moment import SECOND, Moment
 from workers.nightly import LEASE_SECONDS, RETRY_SECONDS, SPREAD_SECONDS, Nightly, due, last_night
+from workers.readers import Readers
 from workers.store import comparisons, tables
 from workers.store.comparisons import State
 
@@ -114,7 +115,8 @@ def place(redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Instal
 
 def a_nightly(place: Installation, hand: Any, client: Any = None, limits: HealConfig | None = None) -> Nightly:
     reader = client or the_client(place)
-    return Nightly(place.parts.store, hand, lambda _corp: reader, [CORP], WHEN, limits or HealConfig(), 1)
+    readers = Readers(place.config, lambda _app, _corp: reader, 1, lambda _corps: {})
+    return Nightly(place.parts.store, hand, readers, lambda _corp: None, [CORP], WHEN, limits or HealConfig(), 1)
 
 
 def test_each_user_is_read_whole_within_a_week(place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

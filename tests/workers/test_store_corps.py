@@ -1,5 +1,7 @@
 """A corp: named by its root department, and buried with all its rows when it is dissolved."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
@@ -134,3 +136,33 @@ def test_a_corp_that_was_never_read_can_be_dissolved_and_restored(desk: Desk) ->
     dissolved, restored = desk.rows(tables.changes, entity="corp")
     assert (dissolved["operation"], restored["operation"]) == ("delete", "restore")
     assert restored["before"] == dissolved["after"]
+
+
+@pytest.mark.parametrize("answer", [a_user(), Absence.HIDDEN, Absence.UNREAD])
+def test_nobody_comes_to_life_in_a_dissolved_corp(desk: Desk, answer: Any) -> None:
+    """What lags behind, or was never read, says nothing of it."""
+    fill(desk)
+    desk.write({ROOT: Absence.DISSOLVED})
+    draft = desk.write(
+        {user("u1"): answer, user("new"): answer, department(2): Absence.HIDDEN, department(9): answer_of(answer)}
+    )
+    desk.write({roles(): a_role_list({1: {11: "a"}})})
+    for table in LIVING:
+        assert [row for row in desk.rows(table) if row["deleted_at"] is None] == [], table.name
+    # Whether it lives after all is the root's to say.
+    assert (ROOT in draft.marks) is not isinstance(answer, Absence)
+
+
+def test_a_corp_that_lives_after_all_is_compared_as_a_whole(desk: Desk) -> None:
+    fill(desk)
+    desk.write({ROOT: Absence.DISSOLVED})
+    desk.write({ROOT: a_department(1, None, name="Ours"), user("u1"): a_user()})
+    assert desk.row(tables.corps)["status"] == "active"
+    assert desk.user()["deleted_at"] is None
+    due = desk.row(tables.comparisons)
+    assert (due["due_at"] is None, due["whole"]) == (False, True)
+
+
+def answer_of(answer: Any) -> Any:
+    """The same of a department."""
+    return answer if isinstance(answer, Absence) else a_department(9)

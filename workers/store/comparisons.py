@@ -25,6 +25,7 @@ class State(NamedTuple):
     copied_at: datetime | None
     due_at: int | None
     whole: bool
+    allow_scope: bool
     taken_until: int
     begun_at: datetime | None
     scope: Scope | None
@@ -89,11 +90,12 @@ def remember(
         # What came due since it began is still owed.
         "due_at": sa.case((mine.due_at > begun, mine.due_at), else_=sa.null()),
         "whole": sa.case((mine.due_at > begun, mine.whole), else_=sa.false()),
+        "allow_scope": sa.case((mine.due_at > begun, mine.allow_scope), else_=sa.false()),
         "outcome": outcome,
         "report": report,
     }
     if scope is not None:
-        values["scope"] = _as_json(scope)
+        values["scope"] = as_json(scope)
     connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
 
 
@@ -115,7 +117,7 @@ def copied(connection: Connection, corp_id: str, now: int, scope: Scope) -> None
     know(connection, [corp_id], now)
     mine = comparisons.c
     first = sa.update(comparisons).where(mine.corp_id == corp_id, mine.copied_at.is_(None))
-    connection.execute(first.values(copied_at=at(now), scope=_as_json(scope)))
+    connection.execute(first.values(copied_at=at(now), scope=as_json(scope)))
 
 
 def all_due(connection: Connection, now: int, due_at: int) -> int:
@@ -129,6 +131,25 @@ def all_due(connection: Connection, now: int, due_at: int) -> int:
     return len(rows)
 
 
+def make_due(connection: Connection, corp_id: str, now: int, due_at: int, whole: bool) -> None:
+    """A corp's authorisation changed: it is compared then, and what the scope has lost is hidden without asking."""
+    know(connection, [corp_id], now)
+    mine = comparisons.c
+    values = {"due_at": due_at, "allow_scope": True} | ({"whole": True} if whole else {})
+    connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
+
+
+def drop(connection: Connection, corp_id: str) -> None:
+    """No comparison of this corp is due any more."""
+    connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(due_at=None))
+
+
+def fence_of(connection: Connection, corp_id: str) -> int:
+    """The corp's fence as it is at present; 0 where it has none."""
+    n: int | None = connection.scalar(sa.select(fences.c.n).where(fences.c.corp_id == corp_id))
+    return n or 0
+
+
 def raise_fence(connection: Connection, corp_id: str) -> None:
     """Whoever read before must read again (rule 4); held until the end of the transaction."""
     connection.execute(insert_ignoring(connection, corps), [{"corp_id": corp_id}])
@@ -136,7 +157,8 @@ def raise_fence(connection: Connection, corp_id: str) -> None:
     connection.execute(sa.update(fences).where(fences.c.corp_id == corp_id).values(n=fences.c.n + 1))
 
 
-def _as_json(scope: Scope) -> dict[str, list[Any]]:
+def as_json(scope: Scope) -> dict[str, list[Any]]:
+    """A scope as the datastore keeps it."""
     return {"users": list(scope.users), "departments": list(scope.departments), "user_fields": list(scope.user_fields)}
 
 

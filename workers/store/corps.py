@@ -1,14 +1,15 @@
 """Write a corp: the root department's answer gives its name and tells whether it still is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Table
+from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.answers import Department
-from workers.store import tables
+from workers.answers import CorpName, Department
+from workers.store import comparisons, suites, tables
 from workers.store.draft import Absence, ChangeKind, Draft, Row, data, key_columns, update
 from workers.store.tables import corps
 
@@ -22,19 +23,30 @@ _BURIED: tuple[tuple[Table, ChangeKind, str], ...] = (
 )
 
 
-def write_corp(draft: Draft, root: Entity, answer: Department | Absence) -> None:
+def dissolved(connection: Connection, corp_ids: Collection[str]) -> set[str]:
+    """Which of these corps are dissolved."""
+    query = sa.select(corps.c.corp_id).where(corps.c.corp_id.in_(corp_ids), corps.c.status == "dissolved")
+    return set(connection.scalars(query)) if corp_ids else set()
+
+
+def write_corp(draft: Draft, root: Entity, answer: Department | CorpName | Absence) -> None:
     """Write what the answer for the root department says of its corp."""
     query = sa.select(corps).where(corps.c.corp_id == root.corp_id).with_for_update()
     row = dict(draft.tx.execute(query).mappings().one())
     values: dict[str, Any]
-    if isinstance(answer, Department):
+    if isinstance(answer, Department) and root not in draft.pushed.taken:
         values = {
-            "name": answer.name,
+            "name": row["name"] if suites.letting_in(draft.tx, [root.corp_id]) and row["name"] else answer.name,
             "status": "active",
             "deleted_at": None,
             "fetched_at": draft.at,
             "raw": answer.raw,
         }
+        if row["status"] == "dissolved":
+            # All of its rows were buried with it; whatever lives there has to be read again.
+            comparisons.make_due(draft.tx, root.corp_id, draft.begun, draft.begun, whole=True)
+    elif isinstance(answer, CorpName | Department):
+        values = {"name": answer.name or row["name"]}
     elif answer is Absence.DISSOLVED:
         values = {"status": "dissolved", "deleted_at": row["deleted_at"] or draft.at}
     else:

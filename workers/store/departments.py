@@ -6,21 +6,23 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.events import ROOT_DEPARTMENT, Entity
-from workers.answers import Department
+from workers.answers import CorpName, Department
 from workers.store.corps import write_corp
 from workers.store.draft import Absence, Draft, Row, alive, data, lock, seen, update
 from workers.store.tables import department_members, departments
 
 
-def write_departments(draft: Draft, answers: Mapping[Entity, Department | Absence]) -> None:
+def write_departments(draft: Draft, answers: Mapping[Entity, Department | CorpName | Absence]) -> None:
     """Write what was read of these departments; overtaken ones go to `draft.moved`."""
     if not answers:
         return
     held = lock(draft, departments, {entity: (entity.corp_id, int(entity.id)) for entity in answers})
     rows: list[Row] = []
     for entity, row in held.items():
-        answer = answers[entity]
-        rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
+        answer = Absence.UNREAD if draft.outdated(entity, row) else answers[entity]
+        values = _values(draft, row, answer, entity in draft.pushed.taken)
+        values |= draft.pushing(entity, row, answer is Absence.UNREAD or isinstance(answer, CorpName))
+        rows.append({**row, **values, **draft.guard(entity)})
         operation = draft.log(entity, "department", entity.id, data(row) if seen(row) else None, data(rows[-1]))
         buried = answer is Absence.DISSOLVED and row["dept_id"] == ROOT_DEPARTMENT  # and all its people with it
         if operation == "delete" and not buried:
@@ -33,25 +35,24 @@ def write_departments(draft: Draft, answers: Mapping[Entity, Department | Absenc
     }
     _mark_unknown_parents(draft, parents)
     for entity in held:
-        if int(entity.id) == ROOT_DEPARTMENT:
+        if int(entity.id) == ROOT_DEPARTMENT and not draft.outdated(entity, held[entity]):
             write_corp(draft, entity, answers[entity])
 
 
-def _values(draft: Draft, row: Row, answer: Department | Absence) -> dict[str, Any]:
+def _values(draft: Draft, row: Row, answer: Department | CorpName | Absence, pushed: bool) -> dict[str, Any]:
     if isinstance(answer, Department):
-        return {
+        values = {
             "parent_id": None if row["dept_id"] == ROOT_DEPARTMENT else answer.parent_id,
             "name": answer.name,
             "sort_order": answer.order,
             "manager_userids": list(answer.manager_userids),
             "visible": True,
             "deleted_at": None,
-            "fetched_at": draft.at,
-            "raw": answer.raw,
         }
+        return values if pushed else values | {"fetched_at": draft.at, "raw": answer.raw}
     if answer is Absence.HIDDEN:
         return {"visible": False, "deleted_at": None}
-    if answer is Absence.UNREAD:
+    if answer is Absence.UNREAD or isinstance(answer, CorpName):
         return {}
     return {"deleted_at": row["deleted_at"] or draft.at}
 

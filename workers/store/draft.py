@@ -25,9 +25,13 @@ ChangeKind = Literal["user", "department", "role", "role_group", "corp"]
 Operation = Literal["create", "update", "delete", "restore"]
 
 #: Columns that no `before` or `after` shows: they are ours.
-GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life", "read_event_id"})
+GUARD_COLUMNS = frozenset({"version", "read_begun", "read_life", "read_event_id", "pushed_order"})
 #: Columns whose difference alone is no change: they tell of the read, not of the entity.
-SILENT_COLUMNS = frozenset({"fetched_at", "raw"})
+SILENT_COLUMNS = frozenset({"fetched_at", "raw", "pushed_at"})
+
+
+#: Seconds since 1970 beyond which there is no date: the year 9999.
+_END_OF_TIME = 253_370_764_800
 
 
 class Absence(Enum):
@@ -60,6 +64,23 @@ class Cause(NamedTuple):
     quiet: bool
 
 
+class Pushed(NamedTuple):
+    """What pushed rows have to do with answers, each row given by its place (see bridge.events.Row)."""
+
+    #: The row that an answer was taken from, as DingTalk could not be asked.
+    taken: Mapping[Entity, str]
+    #: The newest row that was seen of an entity.
+    seen: Mapping[Entity, str]
+
+
+def made_at(order: str | None) -> datetime | None:
+    """When a pushed row of this place was made."""
+    return None if order is None else datetime.fromtimestamp(min(int(order[:20]) / 1000, _END_OF_TIME), UTC)
+
+
+NOTHING_PUSHED = Pushed({}, {})
+
+
 class Mark(NamedTuple):
     """A read that an answer asks for: why, and on whose account."""
 
@@ -80,6 +101,7 @@ class Draft:
     begun: int
     life: str
     causes: Mapping[Entity, Cause]
+    pushed: Pushed = NOTHING_PUSHED
     changes: list[Change] = field(default_factory=list)
     #: Entities that disagree with what was written and must be read.
     marks: dict[Entity, Mark] = field(default_factory=dict)
@@ -92,9 +114,25 @@ class Draft:
         return datetime.fromtimestamp(self.begun / 1e6, UTC)
 
     def guard(self, entity: Entity) -> dict[str, Any]:
-        """The guard columns after this write; raised also when nothing changed."""
+        """The guard columns after this write; raised also when nothing changed.
+
+        A pushed row is no read: it covers nobody who waits for one.
+        """
+        if entity in self.pushed.taken:
+            return {"version": self.versions[entity] + 1}
         read = {"read_begun": self.begun, "read_life": self.life, "read_event_id": self.causes[entity].event_id}
         return {"version": self.versions[entity] + 1, **read}
+
+    def outdated(self, entity: Entity, row: Row) -> bool:
+        """Whether its answer comes of a pushed row that is older than one seen before."""
+        taken = self.pushed.taken.get(entity)
+        return taken is not None and taken < (row["pushed_order"] or "")
+
+    def pushing(self, entity: Entity, row: Row, unread: bool) -> dict[str, Any]:
+        """The columns that say whether the values are a pushed row's, and which row was the newest."""
+        newest = max(row["pushed_order"] or "", self.pushed.seen.get(entity, ""))
+        pushed_at = row["pushed_at"] if unread else made_at(self.pushed.taken.get(entity))
+        return {"pushed_at": pushed_at, "pushed_order": newest or None}
 
     def mark(self, by: Entity, entities: Iterable[Entity], reason: str, *, settling: bool = False) -> None:
         """Ask for a read of these, for the same cause as that of `by`; of two causes one that is not quiet wins."""
@@ -188,7 +226,8 @@ def data(row: Row) -> dict[str, Any]:
 
 def seen(row: Row) -> bool:
     """Whether the row ever held an entity: not one just made, nor the tombstone of one nobody ever saw."""
-    unread = row["fetched_at"] is None and row["visible"]  # a hidden one was seen, though never read
+    # A hidden one was seen, though never read, and so was one that a row told of.
+    unread = row["fetched_at"] is None and row["visible"] and row["pushed_at"] is None
     return row["version"] > 0 and not (unread and row["deleted_at"] is not None)
 
 

@@ -160,6 +160,11 @@ def finish(connection: Connection, done: Sequence[Taken]) -> None:
         connection.execute(sa.delete(reads).where(*_unmoved()), [_key(read) for read in sorted(done)])
 
 
+def drop(connection: Connection, corp_id: str) -> None:
+    """Forget all reads of a corp for which no more work is done."""
+    connection.execute(sa.delete(reads).where(reads.c.corp_id == corp_id))
+
+
 def postpone(connection: Connection, failed: Mapping[Taken, str], due_at: Mapping[Taken, int], charged: bool) -> None:
     """Put these reads off, each with the reason; `charged` counts an attempt."""
     if not failed:

@@ -51,6 +51,14 @@ def _guard() -> list[Column[Any]]:
     ]
 
 
+def _pushed() -> list[Column[Any]]:
+    """When the pushed row was made that the values are of, as the API is out of reach, and which row was the newest."""
+    return [
+        Column("pushed_at", Timestamp),
+        Column("pushed_order", Text),
+    ]
+
+
 corps = Table(
     "corps",
     metadata,
@@ -76,6 +84,7 @@ departments = Table(
     Column("raw", _Json),
     #
     Column("visible", Boolean, nullable=False, server_default=sa.true()),
+    *_pushed(),
     *_guard(),
     Index(None, "corp_id", "parent_id"),
 )
@@ -109,6 +118,7 @@ users = Table(
     Column("remark", Text),
     Column("extension", Text),
     Column("admin_level", Integer),  # 1 main, 2 sub; NULL for whoever is none
+    *_pushed(),
     *_guard(),
     Index(None, "corp_id", "unionid"),
 )
@@ -143,6 +153,8 @@ roles = Table(
     Column("name", Text),
     Column("deleted_at", Timestamp),
     Column("fetched_at", Timestamp),
+    #
+    *_pushed(),
 )
 
 role_members = Table(
@@ -155,6 +167,7 @@ role_members = Table(
     Index(None, "corp_id", "userid", "role_id"),
 )
 
+#: The third-party apps' tickets; without its newest one a suite can read nothing. A ticket never expires here.
 suites = Table(
     "suites",
     metadata,
@@ -173,6 +186,9 @@ authorizations = Table(
     Column("agents", _Json),
     Column("scope", _Json),
     Column("updated_at", Timestamp),
+    # DingTalk's milliseconds of the newest event that told of it: an older one withdraws nothing.
+    Column("told_at", BigInteger, nullable=False, server_default="0"),
+    Index(None, "corp_id"),
 )
 
 events = Table(
@@ -258,6 +274,8 @@ comparisons = Table(
     Column("copied_at", Timestamp),
     Column("due_at", BigInteger),  # Redis' microseconds
     Column("whole", Boolean, nullable=False, server_default=sa.false()),  # the next one has everything read singly
+    # The next one hides what the scope has lost: an authorisation said that it changed.
+    Column("allow_scope", Boolean, nullable=False, server_default=sa.false()),
     Column("taken_until", BigInteger, nullable=False, server_default="0"),  # Redis' microseconds; a clock is at it
     Column("begun_at", Timestamp),
     Column("ended_at", Timestamp),

@@ -55,8 +55,10 @@ def write_users(draft: Draft, answers: Mapping[Entity, User | Absence]) -> None:
     assigned: dict[Entity, set[int]] = {}
     before_departments, before_roles = dict(departments), dict(roles)
     for entity, row in held.items():
-        answer = answers[entity]
-        rows.append({**row, **_values(draft, row, answer), **draft.guard(entity)})
+        answer = Absence.UNREAD if draft.outdated(entity, row) else answers[entity]
+        values = _values(draft, row, answer, entity in draft.pushed.taken)
+        values |= draft.pushing(entity, row, answer is Absence.UNREAD)
+        rows.append({**row, **values, **draft.guard(entity)})
         old_departments, old_roles = departments[entity], roles[entity]
         new_departments, new_roles = old_departments, old_roles
         if isinstance(answer, User):
@@ -93,13 +95,14 @@ def told(answer: User) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not UNSET}
 
 
-def _values(draft: Draft, row: Row, answer: User | Absence) -> dict[str, Any]:
+def _values(draft: Draft, row: Row, answer: User | Absence, pushed: bool) -> dict[str, Any]:
     """The columns that this answer sets."""
     if isinstance(answer, User):
         kept = {name: row[name] for name in (*KEPT_FIELDS, "hired_at")}
-        values = dict.fromkeys(PLAIN_FIELDS) | kept | told(answer)
-        values["admin_level"] = answer.admin_level
-        return values | {"visible": True, "deleted_at": None, "fetched_at": draft.at, "raw": answer.raw}
+        values = dict.fromkeys(PLAIN_FIELDS) | kept | told(answer) | {"visible": True, "deleted_at": None}
+        if pushed:  # it tells who is an admin, and not of which level
+            return values | {"admin_level": row["admin_level"] if values["admin"] else None}
+        return values | {"admin_level": answer.admin_level, "fetched_at": draft.at, "raw": answer.raw}
     if answer is Absence.HIDDEN:
         return {"visible": False, "deleted_at": None}
     if answer is Absence.UNREAD:

@@ -7,19 +7,24 @@ import redis
 import sqlalchemy as sa
 
 from bridge.embedded import NO_RETRY
-from tests.installation import CORP
+from tests.installation import CORP, settings
 from tests.ops.console import sample
 from tests.ops.console.visitor import Opener
 from workers.budget import Budget
 from workers.clock import LEADER_KEY
 from workers.store import failed_lists, tables
 from workers.store.engine import Store
+from workers.store.suites import Ticket, keep_ticket
 
 
 def scrape(opened: Opener, **more: redis.Redis) -> dict[str, float]:
     answer = opened({}, **more).get("/metrics")  # nobody needs to be configured
     assert (answer.status_code, answer.mimetype) == (200, "text/plain")
-    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    return values(answer.text)
+
+
+def values(text: str) -> dict[str, float]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
@@ -95,3 +100,30 @@ def test_comparisons_by_how_they_ended(opened: Opener, store: Store) -> None:
     assert seen['dingbridge_comparisons{outcome="stopped"}'] == 1
     assert seen['dingbridge_comparisons{outcome="done"}'] == 0
     assert 0 <= seen["dingbridge_comparison_age_seconds"] < 60
+
+
+def test_a_ticket_that_is_missing_or_old(opened: Opener, store: Store) -> None:
+    """A third-party app without a fresh one reads nothing: somebody is told."""
+    app = settings()["apps"][0]
+    suite = {"name": "shop", "kind": "suite", "owner_keys": ["key"], "keys": app["keys"], "suite_secret": "secret"}
+    apps = {"apps": [app, *({**suite, "name": name, "suite_key": name} for name in ("none", "old", "new"))]}
+
+    def scraped() -> dict[str, float]:
+        visitor = opened(**apps, encryption_key="k" * 32)
+        return values(visitor.get("/metrics").text)
+
+    now = datetime.now(UTC)
+    with store.writing() as sql:
+        keep_ticket(sql, "old", Ticket("t", now - timedelta(hours=6, minutes=1)))
+        keep_ticket(sql, "new", Ticket("t", now - timedelta(hours=5, minutes=59)))
+    seen = scraped()
+    assert {app: seen[f'dingbridge_suite_ticket_old{{app="{app}"}}'] for app in ("none", "old", "new")} == {
+        "none": 1, "old": 1, "new": 0,
+    }  # fmt: skip
+    assert 'dingbridge_suite_ticket_age_seconds{app="none"}' not in seen
+    assert 21_600 < seen['dingbridge_suite_ticket_age_seconds{app="old"}'] < 21_700
+    visitor = opened(**apps, encryption_key="k" * 32)
+    visitor.log_in()
+    page = visitor.get("/").text
+    assert "The suite_ticket of none has not come yet" in page and "The suite_ticket of old is 6" in page
+    assert "The suite_ticket of new" not in page
