@@ -12,8 +12,8 @@ MINUTES := 30
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
 
-test: $(VENV)/installed-dev  ## the whole test suite
-	$(BIN)/pytest
+test: $(VENV)/installed-dev  ## the whole test suite, a file at a time on each core
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-long: $(VENV)/installed-dev  ## the state machine over thousands of random histories, on each datastore
 	$(BIN)/python -m tests.convergence --examples $(EXAMPLES)
