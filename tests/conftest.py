@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+import workers
 from tests.servers import flush, fresh_database, running_postgresql, running_redis
+from workers.registry import Registry
 
 # A busy machine is no failure.
 settings.register_profile("dingbridge", deadline=None)
@@ -56,3 +58,11 @@ def datastore_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/dingbridge.db"
     return str(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Users' functions of this test alone, for every installation that is made after it."""
+    fresh = Registry()
+    monkeypatch.setattr(workers, "registry", fresh)
+    return fresh

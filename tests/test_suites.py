@@ -21,6 +21,7 @@ from tests.installation import AES_KEY, Installation, installed
 from tests.servers import wait_until
 from tests.truth import actual_tables, expected_tables
 from workers.dingtalk import DingTalk
+from workers.registry import Registry
 from workers.sealing import Seal
 from workers.store import comparisons, ledger, reads, suites, tables
 from workers.store.reads import Due
@@ -164,7 +165,7 @@ def a_stage(redis_url: str, datastore_url: str, folder: Path, rows: bool, **chan
 
 
 @pytest.fixture(params=["http on sqlite", "rows on postgresql"])
-def stage(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Stage]:
+def stage(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path, registry: Registry) -> Iterator[Stage]:
     """One suite, told in each form, each on another datastore: the two have nothing to do with one another."""
     rows = request.param.startswith("rows")
     url = request.getfixturevalue("postgresql_url") if rows else f"sqlite:///{tmp_path}/dingbridge.db"
@@ -196,9 +197,8 @@ class TestTheLifeOfAnAuthorisation:
             assert stage.differences(corp) == []
         assert stage.statuses() <= {"applied", "folded"}
 
-    def test_a_first_copy_is_quiet_and_what_comes_after_is_not(self, stage: Stage) -> None:
-        called: list[str] = []
-        stage.place.parts.registry.on_change("user", "corp")(lambda change, directory: called.append(change))
+    def test_a_first_copy_is_quiet_and_what_comes_after_is_not(self, stage: Stage, registry: Registry) -> None:
+        registry.on_change("user", "corp")(lambda change, directory: None)
         stage.begin()
         assert stage.place.rows(tables.outbox) == []
         stage.change("user_add_org")

@@ -27,6 +27,7 @@ from workers.errors import ApiError, Transient
 from workers.readers import Answer
 from workers.reconcile import Plan
 from workers.refresh import Noted
+from workers.registry import Registry
 from workers.store import reads, tables
 from workers.store.draft import Cause
 from workers.store.reads import Due
@@ -577,9 +578,11 @@ def test_what_a_comparison_costs(one_place: Installation, monkeypatch: pytest.Mo
     assert -(-departments // 7) <= kinds.count("department") <= -(-departments // 7) + 1
 
 
-def test_what_it_changes_is_news_to_users_functions_but_not_before_a_first_copy(redis_url: str, tmp_path: Path) -> None:
+def test_what_it_changes_is_news_to_users_functions_but_not_before_a_first_copy(
+    redis_url: str, tmp_path: Path, registry: Registry
+) -> None:
+    registry.on_change("user")(look)
     with installed(redis_url, f"sqlite:///{tmp_path}/d.db", tmp_path, users=20) as place:
-        place.parts.registry.on_change("user")(look)
         first = heal(place)
         assert first.report.quiet
         assert differences(place) == []
