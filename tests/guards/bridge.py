@@ -293,7 +293,7 @@ BRIDGE: tuple[Guard, ...] = (
     ),
     Guard(
         "a segment that was drained meanwhile is passed over",
-        "the drainer stumbles over what another deleted",
+        "the drainer warns of what another deleted",
         SPOOL,
         "                if path.exists():\n",
         "                if True:\n",
@@ -301,7 +301,7 @@ BRIDGE: tuple[Guard, ...] = (
     ),
     Guard(
         "a segment that was deleted before it was opened is passed over",
-        "the drainer stumbles over what another deleted",
+        "the drainer warns of what another deleted",
         SPOOL,
         "            except FileNotFoundError:\n                continue  # another drained it meanwhile\n",
         "            except ZeroDivisionError:\n                continue\n",
