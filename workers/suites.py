@@ -251,8 +251,6 @@ class Suites:
             return lambda _tx: Done(_DISSOLVED)
 
         def write(tx: Connection) -> Done:
-            if comparisons.fence_of(tx, corp_id) != fence:
-                raise Overtaken
             comparisons.raise_fence(tx, corp_id)
             if comparisons.fence_of(tx, corp_id) != fence + 1:
                 raise Overtaken

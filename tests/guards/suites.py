@@ -30,7 +30,7 @@ SUITE_GUARDS: tuple[Guard, ...] = (
         "an authorisation is asked for again where others wrote meanwhile",
         "what was asked before a withdrawal undoes it",
         SUITES,
-        "            if comparisons.fence_of(tx, corp_id) != fence:\n                raise Overtaken\n",
+        "            if comparisons.fence_of(tx, corp_id) != fence + 1:\n                raise Overtaken\n",
         "",
         (T_LIFE + "test_a_withdrawal_while_it_is_asked_for_stands",),
     ),
