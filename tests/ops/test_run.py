@@ -1,8 +1,10 @@
 """`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all stops."""
 
 import os
+import random
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,17 +18,22 @@ import redis
 
 from bridge import embedded
 from tests.installation import answers
-from tests.servers import free_port, wait_until
+from tests.servers import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def bases() -> int:
-    """A port with two free ones above it."""
+    """A port with two free ones above it, below those that the system gives to tests that run beside this one."""
     while True:
-        port = free_port()
-        if port < 65000:
-            return port
+        port = random.randrange(20_000, 30_000)
+        try:
+            for offset in range(3):
+                with socket.socket() as tried:
+                    tried.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        return port
 
 
 @pytest.fixture
