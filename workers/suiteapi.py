@@ -53,11 +53,12 @@ class Suite(DingTalk):
         """`ticket` gives the newest ticket that has come."""
         super().__init__(app, suite_key, suite_secret, api, budget, tokens, http, observe)
         self._ticket = ticket
-        self._made_of = (app, suite_key, suite_secret, api, budget, tokens, http, observe)
+        #: What a client of one of its corps is made of, too.
+        self.made_of = (app, suite_key, suite_secret, api, budget, tokens, http, observe)
 
     def corp(self, corp_id: str) -> "SuiteCorp":
         """The client for a corp that has authorised the suite."""
-        return SuiteCorp(self, corp_id, *self._made_of)
+        return SuiteCorp(self, corp_id)
 
     def corp_token(self, corp_id: str) -> Grant:
         """A new token for this corp (KB-A/1446). Raises NotAuthorized."""
@@ -118,20 +119,8 @@ class Suite(DingTalk):
 class SuiteCorp(DingTalk):
     """A corp as a suite that it has authorised sees it, by a token of its own."""
 
-    def __init__(
-        self,
-        suite: Suite,
-        corp_id: str,
-        app: str,
-        suite_key: str,
-        suite_secret: str,
-        api: str,
-        budget: Budget,
-        tokens: Tokens,
-        http: urllib3.PoolManager,
-        observe: Observe | None,
-    ) -> None:
-        super().__init__(app, suite_key, suite_secret, api, budget, tokens, http, observe, corp_id)
+    def __init__(self, suite: Suite, corp_id: str) -> None:
+        super().__init__(*suite.made_of, corp_id)
         self._suite = suite
         self._corp_id = corp_id
 

@@ -1,7 +1,7 @@
 """What every verb shares: faults as clear lines, exit codes, examples, and the corps that are meant."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -52,3 +52,11 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         sys.exit(FAILED)
 
     return door
+
+
+def complain(faults: Sequence[str]) -> None:
+    """Say each of them on standard error, and fail where there is one."""
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(FAILED)

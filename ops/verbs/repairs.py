@@ -13,7 +13,7 @@ from bridge.errors import BridgeError
 from ops import comparing, compose, copying, logs
 from ops.comparing import Healed, Looked
 from ops.printing import show
-from ops.verbs.base import FAILED, example, guarded, json_option
+from ops.verbs.base import FAILED, complain, example, guarded, json_option
 from workers.errors import ApiError
 from workers.store.suites import active_corps
 
@@ -34,10 +34,7 @@ def sync(app_name: str | None, corp: str | None, with_jobs: bool, as_json: bool)
     config = configuration.load()
     result = copying.copy_all(config, _corps(config, app_name, corp), with_jobs)
     show(result._asdict(), as_json, copying.told(result))
-    for fault in result.faults:
-        click.echo(fault, err=True)
-    if result.faults:
-        sys.exit(FAILED)
+    complain(result.faults)
 
 
 @click.command(epilog=example("dingbridge recover --app acme"))
@@ -59,10 +56,7 @@ def recover(app_name: str | None, as_json: bool) -> None:
         outcome = recovery.recover(names)
     said = f"{outcome.new} events were new, {outcome.repeats} known; {outcome.unreadable} items could not be read"
     show(asdict(outcome), as_json, f"{outcome.replies} replies of the failed list: {said}")
-    for fault in outcome.faults:
-        click.echo(fault, err=True)
-    if outcome.faults:
-        sys.exit(FAILED)
+    complain(outcome.faults)
 
 
 @click.command(epilog=example("dingbridge drift --corp dingcorpid"))
@@ -140,10 +134,7 @@ def heal(
     told = {"corps": [one.as_dict() for one in healed], "faults": faults}
     show(told, as_json, "\n".join(map(comparing.healed_line, healed)))
     complaints = faults + [line for one in healed for line in (*one.report.stopped, *one.faults)]
-    for line in complaints:
-        click.echo(line, err=True)
-    if complaints:
-        sys.exit(FAILED)
+    complain(complaints)
 
 
 def _corps(config: Config, app_name: str | None, corp: str | None) -> list[str]:
