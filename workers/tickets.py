@@ -60,8 +60,9 @@ class TicketWatch:
         return len(new)
 
     def _run(self) -> None:
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._stopping.is_set():
             try:
                 self.look()
             except (redis.RedisError, DBAPIError) as error:
                 log.warning("tickets wait", reason=type(error).__name__)
+            self._stopping.wait(LOOK_SECONDS)
