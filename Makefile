@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SECONDS ?= 600
 EXAMPLES := 10000
+# One more than there are cores, as many a test waits.
+AT_ONCE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 MINUTES := 30
 
 .PHONY: run test test-long lint bench chaos soak guards fuzz mutants audit install install-dev clean
@@ -12,8 +14,8 @@ MINUTES := 30
 run: $(VENV)/installed  ## run everything on this machine, against a simulated DingTalk
 	@exec $(BIN)/dingbridge run --demo
 
-test: $(VENV)/installed-dev  ## the whole test suite, a file at a time on each core
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+test: $(VENV)/installed-dev  ## the whole test suite, some files at a time
+	$(BIN)/pytest --numprocesses $(AT_ONCE) --dist loadfile
 
 test-long: $(VENV)/installed-dev  ## the state machine over thousands of random histories, on each datastore
 	$(BIN)/python -m tests.convergence --examples $(EXAMPLES)

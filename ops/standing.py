@@ -22,9 +22,10 @@ from workers.pending import waiting
 from workers.refresh import GUARDED
 from workers.replay import rebuilt
 from workers.store import tables
-from workers.store.draft import SILENT_COLUMNS, ChangeKind, matches
+from workers.store.draft import SILENT_COLUMNS, ChangeKind
 from workers.store.engine import Store
 from workers.store.naming import ID_COLUMNS, names
+from workers.store.statements import given, matching
 from workers.store.tables import changes, events, reads
 
 #: Changes that are shown of one entity, and events that name it; the newest.
@@ -183,10 +184,11 @@ def _naming(
 def _read(sql: Connection, entity: Entity) -> dict[str, Any]:
     """When and for which event it was last read, and whether another read is due."""
     table, key_of = GUARDED[entity.kind]
-    guard = sa.select(table.c.read_begun, table.c.read_event_id).where(matches(sql, table, [key_of(entity)]))
-    begun, event_id = sql.execute(guard).one_or_none() or (None, None)
+    dialect = sql.dialect.name
+    guard = sa.select(table.c.read_begun, table.c.read_event_id).where(matching(dialect, table))
+    begun, event_id = sql.execute(guard, given(sql, [key_of(entity)])).one_or_none() or (None, None)
     due = sa.select(reads.c.cause, reads.c.due_at, reads.c.event_id, reads.c.attempts, reads.c.error)
-    noted = sql.execute(due.where(matches(sql, reads, [entity]))).mappings().one_or_none()
+    noted = sql.execute(due.where(matching(dialect, reads)), given(sql, [entity])).mappings().one_or_none()
     return {
         "kind": entity.kind,
         "id": entity.id,

@@ -120,6 +120,7 @@ class CallLog:
             self._made.clear()
             self._refused.clear()
             self._peaks.clear()
+            self._recent.clear()
 
 
 def dice(rng: random.Random, rate: float) -> bool:

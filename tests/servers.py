@@ -20,13 +20,13 @@ import sqlalchemy as sa
 from bridge import embedded
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10, what: str = "") -> None:
-    """Return once `condition` is true; fail after `seconds`."""
+def wait_until(condition: Callable[[], object], seconds: float = 10, what: str = "", every: float = 0.01) -> None:
+    """Return once `condition` is true; fail after `seconds`. It is looked at `every` so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s in vain for {what or condition}")
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """The RQ worker that takes many events at a time and loses none."""
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -24,6 +25,8 @@ BATCH = 64
 CORP_SHARE = 12
 #: Reads of a full copy that an idle worker takes at once: few, as events wait until they are made.
 BULK = 8
+#: Seconds between two looks for reads that are due while events come in one after another, which go first.
+BESIDE_SECONDS = 1.0
 #: Seconds until a failed attempt is made again: the first, doubled up to the second, each with up to 25 % more.
 RETRY_SECONDS = (2.0, 900.0)
 #: Attempts after which an event is given up: about eight hours of trying.
@@ -59,23 +62,28 @@ class BatchWorker(Claimer):
         self._clock = RedisClock(connection)
         #: Redis' microseconds at which the next noted read comes due; None where none is known.
         self._next_due: int | None = 0
+        #: When this process (time.monotonic) last took reads that were due.
+        self._taken = 0.0
 
     def turn(self) -> bool:
         """One batch: claim, apply, tell Redis."""
         self.upkeep()
         claims, self.put_off_due = self.claims.claim(self._batch)
-        taken = self._take_due(len(claims)) if len(claims) < self._batch else []
+        taken = self._take_due(len(claims))
         if claims or taken:
             self._apply(claims, taken)
         return bool(claims or taken)
 
     def _take_due(self, claimed: int) -> list[Taken]:
-        """The reads that are due; the datastore is asked only when one can be."""
-        if self._next_due is None:
+        """The reads that are due; the datastore is asked only when one can be, and beside events not each time."""
+        if self._next_due is None or claimed >= self._batch:
+            return []
+        if claimed and time.monotonic() - self._taken < BESIDE_SECONDS:
             return []
         now = self._clock.now().micros
         if now < self._next_due:
             return []
+        self._taken = time.monotonic()
         with self._store.writing() as connection:
             taken = reads.take(connection, now, self._batch - claimed, Priority.EVENT)
             if not taken and not claimed:

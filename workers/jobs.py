@@ -24,6 +24,15 @@ from workers.store.tables import changes, events, outbox
 JOB_FUNCTION = "workers.jobs.run"
 #: Version of the job's JSON.
 VERSION = 1
+#: What waits in given lanes, in its order, locked.
+_OWED = (
+    sa.select(outbox, events.c.type, events.c.corp_id, changes.c.entity, changes.c.operation)
+    .outerjoin(events, events.c.id == outbox.c.event_id)
+    .outerjoin(changes, changes.c.seq == outbox.c.change_seq)
+    .where(outbox.c.lane.in_(sa.bindparam("lanes", expanding=True)), outbox.c.enqueued_at.is_(None))
+    .order_by(outbox.c.id)
+    .with_for_update(of=outbox)
+)
 
 
 def run(outbox_id: int, version: int) -> NoReturn:
@@ -59,16 +68,8 @@ class Dispatcher:
         """
         if not lanes:
             return 0
-        query = (
-            sa.select(outbox, events.c.type, events.c.corp_id, changes.c.entity, changes.c.operation)
-            .outerjoin(events, events.c.id == outbox.c.event_id)
-            .outerjoin(changes, changes.c.seq == outbox.c.change_seq)
-            .where(outbox.c.lane.in_(sorted(lanes)), outbox.c.enqueued_at.is_(None))
-            .order_by(outbox.c.id)
-            .with_for_update(of=outbox)
-        )
         with self._store.writing() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(_OWED, {"lanes": sorted(lanes)}).mappings()]
             self._enqueue(rows)
             ids = [row["id"] for row in rows]
             connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids)).values(enqueued_at=datetime.now(UTC)))

@@ -6,8 +6,8 @@ import structlog
 from workers.moment import SECOND, Moment
 from workers.store import comparisons
 from workers.store.comparisons import at
-from workers.store.draft import insert_ignoring
 from workers.store.engine import Store
+from workers.store.statements import insert_ignoring
 from workers.store.tables import lives
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ class Lives:
             return
         with self._store.writing() as connection:
             first = {"id": 1, "run_id": moment.life, "seen_at": at(moment.micros)}
-            connection.execute(insert_ignoring(connection, lives), [first])
+            connection.execute(insert_ignoring(connection.dialect.name, lives), [first])
             # Of several that see it, the one whose row count is 1 makes the comparisons due.
             another = sa.update(lives).where(lives.c.id == 1, lives.c.run_id != moment.life).values(first)
             if connection.execute(another).rowcount:

@@ -4,8 +4,9 @@ The three steps can be run apart; between them anybody may write, and the guards
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -21,9 +22,11 @@ from workers.readers import Answer, Readers
 from workers.store import tables
 from workers.store.corps import dissolved
 from workers.store.departments import write_departments
-from workers.store.draft import NOTHING_PUSHED, Absence, Cause, Change, Draft, Key, Pushed, ensure_corps, matches
+from workers.store.draft import NOTHING_PUSHED, Absence, Cause, Change, Draft, Pushed, ensure_corps
 from workers.store.engine import Store
 from workers.store.roles import write_role_lists
+from workers.store.statements import Key, given, matching
+from workers.store.tables import fences
 from workers.store.users import write_users
 
 T = TypeVar("T")
@@ -32,6 +35,9 @@ T = TypeVar("T")
 MAX_LOST_RACES = 10
 #: PostgreSQL's words for that: deadlock_detected, serialization_failure.
 LOST_RACES = ("40P01", "40001")
+
+_FENCES = sa.select(fences).where(fences.c.corp_id.in_(sa.bindparam("corp_ids", expanding=True)))
+_HOLD_FENCES = _FENCES.order_by(fences.c.corp_id).with_for_update(read=True)
 
 #: The table of each kind of entity that carries its guard, and the key of its row there.
 GUARDED: Mapping[str, tuple[Table, Callable[[Entity], Key]]] = {
@@ -73,7 +79,7 @@ class Refresher:
         committed: dict[Entity, Moment] = {}
         made_for: dict[Entity, str | None] = {}
         corps = {entity.corp_id for entity in wanted}
-        fences = dict.fromkeys(corps, 0)
+        held = dict.fromkeys(corps, 0)
         with self.store.reading() as connection:
             for kind, (table, key_of) in GUARDED.items():
                 keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}
@@ -82,9 +88,8 @@ class Refresher:
                     if begun is not None:
                         committed[entity], made_for[entity] = Moment(begun, life), event_id
             if corps:
-                query = sa.select(tables.fences).where(tables.fences.c.corp_id.in_(corps))
-                fences |= {row.corp_id: row.n for row in connection.execute(query)}
-        return Noted(versions, committed, made_for, fences, self._clock.now(), time.monotonic())
+                held |= {row.corp_id: row.n for row in connection.execute(_FENCES, {"corp_ids": list(corps)})}
+        return Noted(versions, committed, made_for, held, self._clock.now(), time.monotonic())
 
     def read(self, wanted: Mapping[Entity, bool]) -> tuple[dict[Entity, Answer], dict[Entity, ApiError]]:
         """Second step: ask DingTalk. The value of each tells whether somebody waits for it."""
@@ -142,8 +147,8 @@ class Refresher:
         conclude: Callable[[Draft, set[Entity]], T],
         pushed: Pushed,
     ) -> tuple[set[Entity], T]:
-        fences = _hold_fences(tx, answers)
-        standing = {e: answer for e, answer in answers.items() if fences[e.corp_id] == noted.fences[e.corp_id]}
+        held = _hold_fences(tx, answers)
+        standing = {e: answer for e, answer in answers.items() if held[e.corp_id] == noted.fences[e.corp_id]}
         draft = Draft(tx, noted.versions, noted.moment.micros, noted.moment.life, causes, pushed)
         standing = _bury(draft, standing)
         write_departments(draft, _of_kind(standing, "department"))
@@ -174,10 +179,16 @@ def _guards(
     """Version, read_begun, read_life and read_event_id of these entities' rows."""
     if not keys:
         return
-    names = table.primary_key.columns
+    for *key, version, begun, life, event_id in connection.execute(
+        _guards_of(connection.dialect.name, table), given(connection, keys)
+    ):
+        yield keys[tuple(key)], version, begun, life, event_id
+
+
+@cache
+def _guards_of(dialect: str, table: Table) -> sa.Select[Any]:
     guard = (table.c.version, table.c.read_begun, table.c.read_life, table.c.read_event_id)
-    for row in connection.execute(sa.select(*names, *guard).where(matches(connection, table, list(keys)))):
-        yield keys[tuple(row[: -len(guard)])], *row[-len(guard) :]
+    return sa.select(*table.primary_key.columns, *guard).where(matching(dialect, table))
 
 
 def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, int]:
@@ -188,15 +199,21 @@ def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, 
     corps = sorted({entity.corp_id for entity in answers})
     if not corps:
         return {}
-    ensure_corps(tx, corps)
-    table = tables.fences
-    query = sa.select(table).where(table.c.corp_id.in_(corps)).order_by(table.c.corp_id).with_for_update(read=True)
-    buried = {
+    buried = sorted(
         entity.corp_id
         for entity, answer in answers.items()
         if answer is Absence.DISSOLVED and entity.id == str(ROOT_DEPARTMENT) and entity.kind == "department"
-    }
+    )
     if buried:
-        query = query.with_for_update()
-        tx.execute(sa.update(table).where(table.c.corp_id.in_(sorted(buried))).values(n=table.c.n + 1))
-    return {row.corp_id: row.n - (row.corp_id in buried) for row in tx.execute(query)}
+        ensure_corps(tx, buried)
+        tx.execute(sa.update(fences).where(fences.c.corp_id.in_(buried)).values(n=fences.c.n + 1))
+    held = _held(tx, corps)
+    if missing := set(corps) - held.keys():
+        ensure_corps(tx, missing)
+        held |= _held(tx, sorted(missing))
+    return {corp_id: n - (corp_id in buried) for corp_id, n in held.items()}
+
+
+def _held(tx: Connection, corp_ids: Sequence[str]) -> dict[str, int]:
+    found = tx.execute(_HOLD_FENCES, {"corp_ids": corp_ids})
+    return {row.corp_id: row.n for row in found}

@@ -21,8 +21,9 @@ from workers.errors import CODE_USED, BadRequest, Gone, NotAuthorized, Throttled
 from workers.moment import SECOND, Moment, RedisClock
 from workers.sealing import Seal
 from workers.store import comparisons, copies, reads, suites
-from workers.store.draft import Change, operation_of, update
+from workers.store.draft import Change, operation_of
 from workers.store.engine import Store
+from workers.store.statements import update
 from workers.store.suites import Authorized, Ticket
 from workers.store.tables import corps
 from workers.suiteapi import Suite

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 import urllib3
 
 from tests.installation import CORP
-from workers.store.draft import upsert
 from workers.store.engine import Store, open_store
+from workers.store.statements import upsert
 from workers.store.tables import changes, department_members, events, role_members, users
 
 #: Connections to the API that a process keeps; more than threads that one has.

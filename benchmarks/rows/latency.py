@@ -18,6 +18,8 @@ from workers.store.engine import Store
 API_MS = 10
 #: Events of a round, and seconds between them, in which everything comes to rest.
 EVENTS, PAUSE = 60, 0.1
+#: Seconds between two looks for the row.
+LOOK = 0.001
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def prepared() -> Iterator[Measure]:
                     message = payload(number * EVENTS + event, 100_000)
                     flood(port, [callback(here.config, message, key)], 1)
                     begun = time.perf_counter()
-                    wait_until(lambda message=message: _there(store, message["eventId"]), 10, "the event's row")  # type: ignore[misc]
+                    wait_until(lambda message=message: _there(store, message["eventId"]), 10, "the event's row", LOOK)  # type: ignore[misc]
                     waits.append(1000 * (time.perf_counter() - begun))
                     time.sleep(PAUSE)
                 return {f"accepted to committed, p{share} ms": percentile(waits, share / 100) for share in (50, 90)}

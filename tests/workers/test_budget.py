@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.budget import QUIET_SECONDS, Budget, paused
+from workers.budget import LATE_US, QUIET_SECONDS, Budget, paused
 from workers.errors import Throttled
 
 CALL = "/topapi/v2/user/get"
@@ -26,9 +26,13 @@ class Watched(redis.Redis):
         self.given: set[int] = set()
         self.times: list[int] = []
         self.looks = 0
+        #: Seconds by which the next answer comes late.
+        self.late = 0.0
 
     def evalsha(self, sha: str, numkeys: int, *args: Any) -> Any:
         answer = super().evalsha(sha, numkeys, *args)
+        late, self.late = self.late, 0.0
+        time.sleep(late)
         self.looks += 1
         held = args[-1]
         if isinstance(answer, list) and answer[1] and answer[1] != held:
@@ -122,6 +126,17 @@ def test_a_granted_call_takes_one_round_trip_and_a_waiting_one_two(connect: Call
     assert client.looks == 1
     budget.acquire("acme", CALL)
     assert client.looks == 3
+
+
+def test_a_time_that_was_told_too_late_is_given_anew(connect: Callable[[], Watched]) -> None:
+    """Calls that a slow Redis held back would all come at once."""
+    client = connect()
+    budget = Budget(client, 15)
+    budget.acquire("acme", CALL)  # loads the script
+    client.late = 2 * LATE_US / 1e6
+    budget.acquire("acme", CALL)
+    _, told_late, anew = client.times
+    assert anew - told_late > 2 * LATE_US
 
 
 def test_no_limit_still_pauses(connect: Callable[[], Watched]) -> None:

@@ -92,7 +92,7 @@ def working(parts: Parts) -> Iterator[BatchWorker]:
 
 @dataclass
 class Refusals:
-    """Whether DingTalk refused a call that the budget granted, and how long this machine stood still meanwhile."""
+    """Whether DingTalk refused a call that the budget granted, and how long this machine or its Redis stood still."""
 
     place: Installation
     longest_stall: float = 0.0
@@ -110,6 +110,7 @@ def watched(place: Installation) -> Iterator[Refusals]:
     def watch() -> None:
         last = time.monotonic()
         while not stopping.wait(0.02):
+            place.parts.connection.ping()
             now = time.monotonic()
             seen.longest_stall, last = max(seen.longest_stall, now - last), now
 

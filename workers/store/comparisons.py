@@ -9,7 +9,8 @@ from sqlalchemy.engine import Connection
 
 from workers.answers import Scope
 from workers.moment import SECOND
-from workers.store.draft import insert_ignoring, upsert
+from workers.store.draft import ensure_corps
+from workers.store.statements import insert_ignoring, upsert
 from workers.store.tables import comparisons, corps, fences
 
 #: How a comparison ended: everything was compared; some lists could not be read; it stopped short of removals and
@@ -40,7 +41,7 @@ def know(connection: Connection, corp_ids: Iterable[str], now: int) -> None:
     """Remember that there are these corps, those that are new as from now."""
     rows = [{"corp_id": corp_id, "known_at": at(now)} for corp_id in sorted(corp_ids)]
     if rows:
-        connection.execute(insert_ignoring(connection, comparisons), rows)
+        connection.execute(insert_ignoring(connection.dialect.name, comparisons), rows)
 
 
 def states(connection: Connection) -> list[State]:
@@ -125,7 +126,7 @@ def all_due(connection: Connection, now: int, due_at: int) -> int:
     corp_ids = living_corps(connection)
     rows = [{"corp_id": corp_id, "known_at": at(now), "due_at": due_at, "whole": True} for corp_id in sorted(corp_ids)]
     if rows:
-        insert = upsert(connection, comparisons)
+        insert = upsert(connection.dialect.name, comparisons)
         again = {"due_at": insert.excluded.due_at, "whole": sa.true()}
         connection.execute(insert.on_conflict_do_update(index_elements=[comparisons.c.corp_id], set_=again), rows)
     return len(rows)
@@ -152,8 +153,7 @@ def fence_of(connection: Connection, corp_id: str) -> int:
 
 def raise_fence(connection: Connection, corp_id: str) -> None:
     """Whoever read before must read again (rule 4); held until the end of the transaction."""
-    connection.execute(insert_ignoring(connection, corps), [{"corp_id": corp_id}])
-    connection.execute(insert_ignoring(connection, fences), [{"corp_id": corp_id}])
+    ensure_corps(connection, [corp_id])
     connection.execute(sa.update(fences).where(fences.c.corp_id == corp_id).values(n=fences.c.n + 1))
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 from bridge.events import Entity
 from workers.moment import SECOND, Moment
 from workers.store import reads
-from workers.store.draft import insert_ignoring
 from workers.store.reads import Priority
+from workers.store.statements import insert_ignoring
 from workers.store.tables import copies, copy_departments
 
 #: Microseconds after which a copy that was broken off is begun anew: what it read first is too old by then.
@@ -41,7 +41,7 @@ def begin(connection: Connection, corp_id: str, now: Moment) -> Begun:
         return Begun(Moment(row["begun_at"], row["begun_life"]), row["found"])
     finish(connection, corp_id)
     new = {"corp_id": corp_id, "begun_at": now.micros, "begun_life": now.life}
-    connection.execute(insert_ignoring(connection, copies), [new])
+    connection.execute(insert_ignoring(connection.dialect.name, copies), [new])
     return Begun(now, 0)
 
 
@@ -49,7 +49,7 @@ def come_upon(connection: Connection, corp_id: str, depths: Mapping[int, int]) -
     """Note departments that are to be listed, each with its depth; one that was come upon before stays."""
     rows = [{"corp_id": corp_id, "dept_id": dept_id, "depth": depth} for dept_id, depth in depths.items()]
     if rows:
-        connection.execute(insert_ignoring(connection, copy_departments), rows)
+        connection.execute(insert_ignoring(connection.dialect.name, copy_departments), rows)
 
 
 def unlisted(connection: Connection, corp_id: str, limit: int) -> list[Unlisted]:

@@ -10,11 +10,15 @@ from sqlalchemy.engine import Connection
 from bridge.events import Entity
 from workers.answers import CorpName, Department
 from workers.store import comparisons, suites, tables
-from workers.store.draft import Absence, ChangeKind, Draft, Row, data, key_columns, update
+from workers.store.draft import Absence, ChangeKind, Draft, data
+from workers.store.statements import Row, key_columns, update
 from workers.store.tables import corps
 
 #: Rows of a dissolved corp that are marked in one go.
 CHUNK = 500
+_DISSOLVED = sa.select(corps.c.corp_id).where(
+    corps.c.corp_id.in_(sa.bindparam("corp_ids", expanding=True)), corps.c.status == "dissolved"
+)
 _BURIED: tuple[tuple[Table, ChangeKind, str], ...] = (
     (tables.departments, "department", "dept_id"),
     (tables.role_groups, "role_group", "group_id"),
@@ -25,8 +29,7 @@ _BURIED: tuple[tuple[Table, ChangeKind, str], ...] = (
 
 def dissolved(connection: Connection, corp_ids: Collection[str]) -> set[str]:
     """Which of these corps are dissolved."""
-    query = sa.select(corps.c.corp_id).where(corps.c.corp_id.in_(corp_ids), corps.c.status == "dissolved")
-    return set(connection.scalars(query)) if corp_ids else set()
+    return set(connection.scalars(_DISSOLVED, {"corp_ids": list(corp_ids)})) if corp_ids else set()
 
 
 def write_corp(draft: Draft, root: Entity, answer: Department | CorpName | Absence) -> None:

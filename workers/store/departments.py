@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from bridge.events import ROOT_DEPARTMENT, Entity
 from workers.answers import CorpName, Department
 from workers.store.corps import write_corp
-from workers.store.draft import Absence, Draft, Row, alive, data, lock, seen, update
+from workers.store.draft import Absence, Draft, data, lock, seen
+from workers.store.statements import Row, alive, update
 from workers.store.tables import department_members, departments
 
 

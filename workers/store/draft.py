@@ -4,23 +4,21 @@ Rule 4: a read notes each row's version (0 where there is none) before it asks t
 version when it writes has been overtaken and must read again.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
 from workers.store import tables
+from workers.store.statements import Key, Row, given, insert_ignoring, key_columns, matching
 
-Row = Mapping[str, Any]
-Key = tuple[Any, ...]
 ChangeKind = Literal["user", "department", "role", "role_group", "corp"]
 Operation = Literal["create", "update", "delete", "restore"]
 
@@ -152,39 +150,6 @@ class Draft:
         return operation
 
 
-def insert_ignoring(connection: Connection, table: Table) -> Any:
-    """An INSERT that leaves rows alone that exist."""
-    return upsert(connection, table).on_conflict_do_nothing()
-
-
-def upsert(connection: Connection, table: Table) -> Any:
-    """The dialect's INSERT that knows ON CONFLICT."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
-
-
-def key_columns(table: Table) -> list[str]:
-    return [column.name for column in table.primary_key.columns]
-
-
-def has_values(
-    connection: Connection, columns: Sequence[sa.ColumnElement[Any]], keys: Iterable[Key]
-) -> sa.ColumnElement[bool]:
-    """Rows whose columns have one of these sets of values; one statement for any number of them."""
-    wanted = sa.tuple_(*columns)
-    if connection.dialect.name == "postgresql":
-        return wanted.in_(list(keys))
-    # SQLite looks through the whole table for a list of sets, but not for a query.
-    given = sa.func.json_each(msgspec.json.encode(list(keys)).decode()).table_valued("value")
-    return wanted.in_(sa.select(*(sa.func.json_extract(given.c.value, f"$[{at}]") for at in range(len(columns)))))
-
-
-def matches(connection: Connection, table: Table, keys: Iterable[Key]) -> sa.ColumnElement[bool]:
-    """Rows of these primary keys."""
-    return has_values(connection, list(table.primary_key.columns), keys)
-
-
 def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity, Row]:
     """The rows of these entities, locked, without those that were overtaken; these go to `draft.moved`.
 
@@ -193,11 +158,11 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     ordered = sorted(keys.items(), key=lambda item: item[1])
     names = key_columns(table)
     unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
+    dialect = draft.tx.dialect.name
     if unseen:
-        draft.tx.execute(insert_ignoring(draft.tx, table), unseen)
-    query = sa.select(table).where(matches(draft.tx, table, [key for _, key in ordered]))
-    locking = query.order_by(*table.primary_key.columns).with_for_update()
-    rows = {tuple(row[name] for name in names): dict(row) for row in draft.tx.execute(locking).mappings()}
+        draft.tx.execute(insert_ignoring(dialect, table), unseen)
+    found = draft.tx.execute(_locking(dialect, table), given(draft.tx, (key for _, key in ordered)))
+    rows = {tuple(row[name] for name in names): dict(row) for row in found.mappings()}
     held: dict[Entity, Row] = {}
     for entity, key in ordered:
         row = rows.get(key)
@@ -208,15 +173,10 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     return held
 
 
-def update(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Write these rows, each given by its primary key and the same columns; they must exist."""
-    if not rows:
-        return
-    names = key_columns(table)
-    where = [table.c[name] == sa.bindparam(f"key_{name}") for name in names]
-    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in rows[0] if name not in names}
-    parameters = [{f"{'key' if name in names else 'new'}_{name}": row[name] for name in row} for row in rows]
-    connection.execute(sa.update(table).where(*where).values(values), parameters)
+@cache
+def _locking(dialect: str, table: Table) -> sa.Select[Any]:
+    """The given rows, locked in key order."""
+    return sa.select(table).where(matching(dialect, table)).order_by(*table.primary_key.columns).with_for_update()
 
 
 def data(row: Row) -> dict[str, Any]:
@@ -242,19 +202,8 @@ def operation_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> 
     return "update" if differs else None
 
 
-def alive(connection: Connection, corp_ids: Collection[str], column: sa.Column[Any], ids: Collection[Any]) -> set[Key]:
-    """Which of these ids have a living row: (corp_id, id)."""
-    table = column.table
-    if not ids:
-        return set()
-    query = sa.select(table.c.corp_id, column).where(
-        table.c.corp_id.in_(corp_ids), column.in_(ids), table.c.deleted_at.is_(None)
-    )
-    return {(corp_id, found) for corp_id, found in connection.execute(query)}
-
-
 def ensure_corps(connection: Connection, corp_ids: Collection[str]) -> None:
     """A row in `corps` and a fence for each of these."""
     rows = [{"corp_id": corp_id} for corp_id in sorted(corp_ids)]
-    connection.execute(insert_ignoring(connection, tables.corps), rows)
-    connection.execute(insert_ignoring(connection, tables.fences), rows)
+    for table in (tables.corps, tables.fences):
+        connection.execute(insert_ignoring(connection.dialect.name, table), rows)

@@ -2,17 +2,24 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import REPLAY, Event
-from workers.store.draft import Change, insert_ignoring, upsert
+from workers.store.draft import Change
+from workers.store.statements import insert_ignoring, upsert
 from workers.store.tables import changes, events, finished_jobs, outbox
 
 #: Seconds since 1970 beyond which there is no date: the year 9999.
 _END_OF_TIME = 253_370_764_800
+
+_SETTLED = sa.select(events.c.id).where(
+    events.c.id.in_(sa.bindparam("ids", expanding=True)), events.c.status != "failed"
+)
+_LOG = sa.insert(changes).returning(changes.c.seq, sort_by_parameter_order=True)
 
 Status = Literal["applied", "folded", "ignored", "failed"]
 
@@ -42,8 +49,7 @@ def settled(connection: Connection, event_ids: Collection[str]) -> set[str]:
     """Those of these events that have a final row which nothing replaces."""
     if not event_ids:
         return set()
-    query = sa.select(events.c.id).where(events.c.id.in_(event_ids), events.c.status != "failed")
-    return set(connection.scalars(query))
+    return set(connection.scalars(_SETTLED, {"ids": list(event_ids)}))
 
 
 def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) -> set[str]:
@@ -70,14 +76,19 @@ def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) ->
     }
     if not rows:
         return set()
-    insert = upsert(connection, events)
+    statement = _record(connection.dialect.name)
+    return set(connection.scalars(statement, [rows[event_id] for event_id in sorted(rows)]))
+
+
+@cache
+def _record(dialect: str) -> Any:
+    insert = upsert(dialect, events)
     new = insert.excluded
-    statement = insert.on_conflict_do_update(
+    return insert.on_conflict_do_update(
         index_elements=[events.c.id],
         set_={name: new[name] for name in ("status", "error", "applied_at", "folded_into")},
         where=events.c.status == "failed",
     ).returning(events.c.id)
-    return set(connection.scalars(statement, [rows[event_id] for event_id in sorted(rows)]))
 
 
 def log_changes(connection: Connection, found: Sequence[Change], at: datetime) -> list[int]:
@@ -87,14 +98,13 @@ def log_changes(connection: Connection, found: Sequence[Change], at: datetime) -
     rows = [change._asdict() | {"changed_at": at} for change in found]
     for row in rows:
         del row["quiet"]
-    statement = sa.insert(changes).returning(changes.c.seq, sort_by_parameter_order=True)
-    return list(connection.scalars(statement, rows))
+    return list(connection.scalars(_LOG, rows))
 
 
 def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
     """Note jobs that users' functions are owed."""
     if jobs:
-        connection.execute(insert_ignoring(connection, outbox), [job._asdict() for job in jobs])
+        connection.execute(insert_ignoring(connection.dialect.name, outbox), [job._asdict() for job in jobs])
 
 
 def finish_jobs(connection: Connection, outbox_ids: Collection[int], at: datetime) -> None:

@@ -2,17 +2,27 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.draft import insert_ignoring, key_columns, matches, upsert
+from workers.store.statements import given, insert_ignoring, key_columns, matching, upsert
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
 TAKEN_MICROSECONDS = 120_000_000
+
+#: A read that is as it was when it was taken; with the parameters of `_key`.
+_UNMOVED = (
+    reads.c.corp_id == sa.bindparam("key_corp"),
+    reads.c.kind == sa.bindparam("key_kind"),
+    reads.c.entity_id == sa.bindparam("key_id"),
+    reads.c.version == sa.bindparam("key_version"),
+)
+_FINISH = sa.delete(reads).where(*_UNMOVED)
 
 
 class Priority(IntEnum):
@@ -54,10 +64,15 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
             best[due.entity] = due
     if not best:
         return
-    insert = upsert(connection, reads)
+    connection.execute(_schedule(connection.dialect.name), [_row(due) for _, due in sorted(best.items())])
+
+
+@cache
+def _schedule(dialect: str) -> Any:
+    insert = upsert(dialect, reads)
     new, old = insert.excluded, reads.c
     later = new.due_at > old.due_at
-    statement = insert.on_conflict_do_update(
+    return insert.on_conflict_do_update(
         index_elements=[old.corp_id, old.kind, old.entity_id],
         set_={
             "due_at": sa.case((later, new.due_at), else_=old.due_at),
@@ -69,7 +84,6 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
             "taken_until": 0,
         },
     )
-    connection.execute(statement, [_row(due) for _, due in sorted(best.items())])
 
 
 def add(connection: Connection, wanted: Iterable[Due]) -> int:
@@ -80,7 +94,7 @@ def add(connection: Connection, wanted: Iterable[Due]) -> int:
     rows = [_row(due) for due in sorted(wanted)]
     if not rows:
         return 0
-    statement = insert_ignoring(connection, reads).returning(reads.c.entity_id)
+    statement = insert_ignoring(connection.dialect.name, reads).returning(reads.c.entity_id)
     return len(connection.scalars(statement, rows).all())
 
 
@@ -92,14 +106,14 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
     keys = {(entity.corp_id, entity.kind, entity.id): entity for entity in sorted(entities)}
     if not keys:
         return 0
-    known = {
-        tuple(row)
-        for row in connection.execute(sa.select(*reads.primary_key.columns).where(matches(connection, reads, keys)))
-    }
+    these = matching(connection.dialect.name, reads)
+    noted = connection.execute(sa.select(*reads.primary_key.columns).where(these), given(connection, keys))
+    known = {tuple(row) for row in noted}
     connection.execute(
         sa.update(reads)
-        .where(matches(connection, reads, known), reads.c.attempts > 0)
-        .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1)
+        .where(these, reads.c.attempts > 0)
+        .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1),
+        given(connection, known),
     )
     new = [
         dict(zip(key_columns(reads), key, strict=True))
@@ -108,7 +122,7 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
         if key not in known
     ]
     if new:
-        connection.execute(insert_ignoring(connection, reads), new)
+        connection.execute(insert_ignoring(connection.dialect.name, reads), new)
     return len(new)
 
 
@@ -140,7 +154,8 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
         return []
     keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
     connection.execute(
-        sa.update(reads).where(matches(connection, reads, keys)).values(taken_until=now + TAKEN_MICROSECONDS)
+        sa.update(reads).where(matching(connection.dialect.name, reads)).values(taken_until=now + TAKEN_MICROSECONDS),
+        given(connection, keys),
     )
     return [
         Taken(
@@ -157,7 +172,7 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
 def finish(connection: Connection, done: Sequence[Taken]) -> None:
     """Delete these reads, each only if it is as it was when it was taken."""
     if done:
-        connection.execute(sa.delete(reads).where(*_unmoved()), [_key(read) for read in sorted(done)])
+        connection.execute(_FINISH, [_key(read) for read in sorted(done)])
 
 
 def drop(connection: Connection, corp_id: str) -> None:
@@ -171,7 +186,7 @@ def postpone(connection: Connection, failed: Mapping[Taken, str], due_at: Mappin
         return
     statement = (
         sa.update(reads)
-        .where(*_unmoved())
+        .where(*_UNMOVED)
         .values(
             due_at=sa.bindparam("new_due_at"),
             error=sa.bindparam("new_error"),
@@ -212,15 +227,6 @@ def _row(due: Due) -> dict[str, str | int | None]:
         "cause": due.cause,
         "event_id": due.event_id,
     }
-
-
-def _unmoved() -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        reads.c.corp_id == sa.bindparam("key_corp"),
-        reads.c.kind == sa.bindparam("key_kind"),
-        reads.c.entity_id == sa.bindparam("key_id"),
-        reads.c.version == sa.bindparam("key_version"),
-    )
 
 
 def _key(read: Taken) -> dict[str, str | int]:

@@ -9,7 +9,8 @@ from sqlalchemy import Table
 from bridge.events import Entity
 from workers.answers import RoleGroup, RoleRow, SomeRoles
 from workers.store import tables
-from workers.store.draft import Absence, Draft, Row, data, insert_ignoring, lock, made_at, update
+from workers.store.draft import Absence, Draft, data, lock, made_at
+from workers.store.statements import Row, insert_ignoring, update
 
 
 def write_role_lists(draft: Draft, answers: Mapping[Entity, Sequence[RoleGroup] | SomeRoles | Absence]) -> None:
@@ -57,7 +58,7 @@ def _write(
     after |= {found: {**rows[found], "deleted_at": draft.at} for found in dropped}
     new = [after[found] for found in sorted(after.keys() - rows.keys())]
     if new:
-        draft.tx.execute(insert_ignoring(draft.tx, table), new)
+        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), new)
     update(draft.tx, table, [after[found] for found in sorted(after.keys() & rows.keys())])
     for found in sorted(after):
         before = rows.get(found)
@@ -73,7 +74,7 @@ def _write_some(draft: Draft, entity: Entity, some: SomeRoles) -> None:
     rows = {row["role_id"]: dict(row) for row in draft.tx.execute(query.with_for_update()).mappings()}
     unknown = [{"corp_id": corp, "role_id": role_id} for role_id in ids if role_id not in rows]
     if unknown:
-        draft.tx.execute(insert_ignoring(draft.tx, table), unknown)
+        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), unknown)
     empty = {"group_id": None, "name": None, "deleted_at": None, "fetched_at": None, "pushed_at": None}
     for role_id in ids:
         before = rows.get(role_id)
@@ -99,7 +100,7 @@ def _write_groups(draft: Draft, entity: Entity, told: Iterable[RoleRow]) -> None
     known = set(draft.tx.scalars(query))
     for group_id in sorted(names.keys() - known):
         row = {"corp_id": entity.corp_id, "group_id": group_id, "name": names[group_id], "deleted_at": None}
-        draft.tx.execute(insert_ignoring(draft.tx, table), [row])
+        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), [row])
         draft.log(entity, "role_group", str(group_id), None, {**row, "fetched_at": None})
 
 

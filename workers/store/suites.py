@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.store.draft import upsert
+from workers.store.statements import upsert
 from workers.store.tables import authorizations, suites
 
 #: Seconds after which a ticket is too old: DingTalk pushes a new one about every five hours (KB-E/0242).
@@ -37,7 +37,7 @@ class Authorized(NamedTuple):
 
 def keep_ticket(connection: Connection, suite_key: str, ticket: Ticket) -> None:
     """Keep a ticket unless a newer one is kept already."""
-    insert = upsert(connection, suites)
+    insert = upsert(connection.dialect.name, suites)
     new, old = insert.excluded, suites.c
     statement = insert.on_conflict_do_update(
         index_elements=[old.suite_key],
@@ -91,7 +91,7 @@ def active_corps(connection: Connection, suite_keys: Collection[str]) -> list[st
 def write(connection: Connection, suite_key: str, corp_id: str, at: datetime, **values: Any) -> None:
     """Make the row of an authorisation, or change these columns of it; whoever writes holds the corp's fence."""
     row = {"suite_key": suite_key, "corp_id": corp_id, "updated_at": at} | values
-    insert = upsert(connection, authorizations)
+    insert = upsert(connection.dialect.name, authorizations)
     changed = {name: insert.excluded[name] for name in row if name not in ("suite_key", "corp_id")}
     keys = [authorizations.c.suite_key, authorizations.c.corp_id]
     connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), [row])

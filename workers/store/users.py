@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,17 +16,11 @@ from workers.store import tables
 from workers.store.draft import (
     Absence,
     Draft,
-    Key,
-    Row,
-    alive,
     data,
-    has_values,
-    insert_ignoring,
     lock,
-    matches,
     seen,
-    update,
 )
+from workers.store.statements import Key, Row, alive, given, having, insert_ignoring, matching, update
 from workers.store.tables import department_members, role_members, users
 
 #: Fields that are empty when the API leaves them out.
@@ -124,14 +119,20 @@ def _memberships(
     roles: dict[Entity, set[int]] = {entity: set() for entity in held}
     by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
     for table in (department_members, role_members):
-        query = sa.select(table).where(has_values(connection, [table.c.corp_id, table.c.userid], by_key))
-        for row in connection.execute(query).mappings():
+        query = _of_users(connection.dialect.name, table)
+        for row in connection.execute(query, given(connection, by_key)).mappings():
             entity = by_key[row["corp_id"], row["userid"]]
             if table is department_members:
                 departments[entity][row["dept_id"]] = (row["leader"], row["sort_order"])
             else:
                 roles[entity].add(row["role_id"])
     return departments, roles
+
+
+@cache
+def _of_users(dialect: str, table: Table) -> sa.Select[Any]:
+    """The rows of the given users."""
+    return sa.select(table).where(having(dialect, [table.c.corp_id, table.c.userid]))
 
 
 def _replace_departments(
@@ -161,10 +162,11 @@ def _replace_roles(connection: Connection, before: Mapping[Entity, set[int]], af
 
 
 def _replace(connection: Connection, table: Table, stale: Sequence[Key], fresh: Sequence[Row]) -> None:
+    dialect = connection.dialect.name
     if stale:
-        connection.execute(sa.delete(table).where(matches(connection, table, stale)))
+        connection.execute(sa.delete(table).where(matching(dialect, table)), given(connection, stale))
     if fresh:
-        connection.execute(insert_ignoring(connection, table), fresh)
+        connection.execute(insert_ignoring(dialect, table), fresh)
 
 
 def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any]:
