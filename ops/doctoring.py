@@ -23,12 +23,12 @@ from ops.compose import Clients
 from ops.console import backlog
 from ops.errors import NoAnswer
 from ops.registering import same_keys
-from workers.answers import Scope
 from workers.clock import LEADER_KEY
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, Gone, Hidden, SealBroken, TicketStale
 from workers.moment import SECOND
 from workers.sealing import Seal
+from workers.shapes import Scope
 from workers.store import migrate, suites
 from workers.store.engine import Store, open_store
 

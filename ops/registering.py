@@ -9,7 +9,7 @@ from bridge.crypto import Key
 from bridge.errors import BridgeError
 from bridge.events import CONTACT_EVENTS
 from ops.compose import Clients
-from workers.answers import Callback
+from workers.shapes import Callback
 
 
 class Registration:

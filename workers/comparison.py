@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from bridge.config import HealConfig
 from bridge.events import Entity
 from workers import reconcile
-from workers.answers import Scope
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, Gone, Hidden
 from workers.moment import RedisClock
 from workers.reconcile import Plan
+from workers.shapes import Scope
 from workers.snapshot import Lists, Steps, Survey
 from workers.store import comparisons, holdings, reads, tables
 from workers.store.comparisons import Outcome

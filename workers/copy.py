@@ -7,11 +7,11 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from bridge.events import Entity
-from workers.answers import Scope
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, QuotaSpent, Throttled
 from workers.fold import Folder, Outcome
 from workers.moment import Moment, RedisClock
+from workers.shapes import Scope
 from workers.store import comparisons, copies, reads
 from workers.store.copies import Unlisted
 from workers.store.engine import Store

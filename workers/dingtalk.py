@@ -12,8 +12,7 @@ import msgspec
 import structlog
 import urllib3
 
-from workers import answers
-from workers.answers import Branch, Callback, Department, FailedList, Json, Page, RoleGroup, Scope, User
+from workers import answers, lenient
 from workers.budget import Budget
 from workers.errors import (
     ADDRESS_WAIT,
@@ -27,6 +26,8 @@ from workers.errors import (
     Transient,
     from_code,
 )
+from workers.lenient import Json
+from workers.shapes import Branch, Callback, Department, FailedList, Page, RoleGroup, Scope, User
 from workers.tokens import Grant, Tokens
 
 T = TypeVar("T")
@@ -318,7 +319,7 @@ def _checked(call: str, response: urllib3.BaseHTTPResponse, private: Iterable[st
 
 def _decoded(body: bytes) -> Json | None:
     try:
-        return answers.decode(body)
+        return lenient.decode(body)
     except ValueError:
         return None
 
@@ -326,15 +327,15 @@ def _decoded(body: bytes) -> Json | None:
 def _verdict(answer: Json) -> tuple[str, str]:
     """Code and message of an old answer (errcode; 88 wraps another), a v1.0 one (code), or a ban (status 1111)."""
     if "errcode" in answer:
-        code, message = answers.text_of(answer, "errcode"), answers.text_of(answer, "errmsg")
+        code, message = lenient.text_of(answer, "errcode"), lenient.text_of(answer, "errmsg")
         if code != "88":
             return code, message
         found = _SUB_CODE.search(message)
-        inner = answers.text_of(answer, "sub_code") or (found[1] if found else code)
-        return inner, answers.text_of(answer, "sub_msg") or message
+        inner = lenient.text_of(answer, "sub_code") or (found[1] if found else code)
+        return inner, lenient.text_of(answer, "sub_msg") or message
     if "code" in answer:
-        return answers.text_of(answer, "code"), answers.text_of(answer, "message")
-    if answers.text_of(answer, "status") == "1111" or "punish" in answer:
+        return lenient.text_of(answer, "code"), lenient.text_of(answer, "message")
+    if lenient.text_of(answer, "status") == "1111" or "punish" in answer:
         return "1111", ""
     return ("0", "") if "result" in answer else ("no-errcode", "")
 

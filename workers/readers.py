@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bridge.config import AppConfig, Config
 from bridge.events import Entity, EntityKind
-from workers.answers import CorpName, Department, RoleGroup, SomeRoles, User
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, Gone, Hidden, Transient
+from workers.shapes import CorpName, Department, RoleGroup, SomeRoles, User
 from workers.store.draft import Absence
 
 #: The last two come of pushed rows alone.

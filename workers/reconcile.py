@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from bridge.config import HealConfig
 from bridge.events import ROOT_DEPARTMENT, Entity
-from workers.answers import Scope
+from workers.shapes import Scope
 from workers.snapshot import Listed, Lists
 from workers.store.holdings import REMOVABLE, HeldDepartment, HeldUser, Holdings
 from workers.store.users import LISTED_FIELDS

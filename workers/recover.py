@@ -22,11 +22,11 @@ from bridge.config import AppConfig
 from bridge.errors import MalformedCallback, NotDurable
 from bridge.events import Event
 from bridge.misses import Miss, Misses
-from workers import answers
-from workers.answers import FailedList
+from workers import answers, lenient
 from workers.dingtalk import DingTalk, Keep
 from workers.errors import ApiError
 from workers.moment import SECOND, RedisClock
+from workers.shapes import FailedList
 from workers.store import failed_lists
 from workers.store.engine import Store
 
@@ -226,7 +226,7 @@ class Recovery:
         if reply.body is not None:
             outcome.replies += 1
             try:
-                listed = answers.read_failed_list(answers.decode(reply.body))
+                listed = answers.read_failed_list(lenient.decode(reply.body))
             except ValueError as error:
                 if refused is None:
                     faults.append(f"the reply cannot be read: {error}")

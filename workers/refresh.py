@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from bridge.events import ROOT_DEPARTMENT, Entity, EntityKind
-from workers.answers import Department
 from workers.errors import ApiError
 from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer, Readers
+from workers.shapes import Department
 from workers.store import tables
 from workers.store.corps import dissolved
 from workers.store.departments import write_departments

@@ -7,9 +7,9 @@ import msgspec
 
 from bridge import events
 from bridge.events import Entity, Event
-from workers import answers
-from workers.answers import CorpName, RoleRow, SomeRoles
+from workers import answers, lenient
 from workers.readers import GONE_CODES, Answer
+from workers.shapes import CorpName, RoleRow, SomeRoles
 from workers.store.draft import Absence
 
 _REMOVALS = frozenset({"user_leave_org", "org_dept_remove"})
@@ -68,7 +68,7 @@ def _roles(happened: Iterable[Event]) -> Content | None:
 
 
 def _answer(event: Event, entity: Entity, data: Mapping[str, Any]) -> Answer:
-    code = answers.text_of(dict(data), "errcode")
+    code = lenient.text_of(dict(data), "errcode")
     if code not in ("", "0"):
         return Absence.GONE if code in GONE_CODES[entity.kind] else Absence.HIDDEN
     if event.type in _REMOVALS:
@@ -78,5 +78,5 @@ def _answer(event: Event, entity: Entity, data: Mapping[str, Any]) -> Answer:
     if event.type == "org_remove":
         return Absence.DISSOLVED
     if event.type == "org_update":
-        return CorpName(answers.text_of(dict(data), "corp_name") or None)
+        return CorpName(lenient.text_of(dict(data), "corp_name") or None)
     return answers.read_pushed_department(int(entity.id), dict(data))

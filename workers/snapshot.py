@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec import UNSET
 
-from workers.answers import Branch, RoleGroup, Scope, User
 from workers.dingtalk import DingTalk
 from workers.errors import ApiError, Gone, Throttled
 from workers.readers import ORG_DISSOLVED
+from workers.shapes import Branch, RoleGroup, Scope, User
 from workers.store.users import LISTED_FIELDS, told
 
 T = TypeVar("T")

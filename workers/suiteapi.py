@@ -13,10 +13,11 @@ from typing import TypeVar
 import urllib3
 
 from workers import answers
-from workers.answers import Authorization, Json, PermanentCode
 from workers.budget import Budget
 from workers.dingtalk import DingTalk, Observe
 from workers.errors import Misconfigured, NotAuthorized, TokenExpired, Transient
+from workers.lenient import Json
+from workers.shapes import Authorization, PermanentCode
 from workers.tokens import Grant, Tokens
 
 T = TypeVar("T")

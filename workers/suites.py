@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection
 from bridge import events
 from bridge.config import AppConfig, Config
 from bridge.events import Event
-from workers.answers import Agent, Authorization, Scope
 from workers.errors import CODE_USED, BadRequest, Gone, NotAuthorized, Throttled
 from workers.moment import SECOND, Moment, RedisClock
 from workers.sealing import Seal
+from workers.shapes import Agent, Authorization, Scope
 from workers.store import comparisons, copies, reads, suites
 from workers.store.draft import Change, operation_of
 from workers.store.engine import Store

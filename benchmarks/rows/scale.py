@@ -17,7 +17,6 @@ from bridge.accept import Acceptor
 from bridge.events import Entity, Event, queue_names
 from tests.installation import CORP
 from workers import answers
-from workers.answers import User
 from workers.batch import BatchWorker
 from workers.errors import ApiError
 from workers.fold import Folder
@@ -25,6 +24,7 @@ from workers.jobs import Dispatcher
 from workers.moment import RedisClock
 from workers.refresh import Refresher
 from workers.registry import Registry
+from workers.shapes import User
 from workers.store import tables
 from workers.store.engine import Store
 

@@ -11,8 +11,9 @@ from simulator.params import Params
 from simulator.world import World
 from tests.convergence.actors import pause
 from workers import answers
-from workers.answers import Branch, Department, Json, Page, RoleGroup, Scope, User
 from workers.errors import ApiError, Throttled, Transient, from_code
+from workers.lenient import Json
+from workers.shapes import Branch, Department, Page, RoleGroup, Scope, User
 
 T = TypeVar("T")
 Handler = Callable[[Call], Body]

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 from bridge.config import AppConfig, Config
 from bridge.events import Entity, Event, Via
 from tests.installation import CORP, settings
-from workers import answers
+from workers import answers, shapes
 from workers.errors import ApiError
 from workers.fold import Folder, Outcome, Waiting
 from workers.jobs import Dispatcher
@@ -49,7 +49,7 @@ def roles(corp: str = CORP) -> Entity:
 
 def a_user(
     userid: str = "u1", departments: Mapping[int, int | None] | None = None, roles: Sequence[int] = (), **given: Any
-) -> answers.User:
+) -> shapes.User:
     """DingTalk's answer for a user; `departments` maps ids to the user's order there, `given` are its raw fields."""
     body = {
         "userid": userid,
@@ -61,13 +61,13 @@ def a_user(
     return answers.read_user({"errcode": 0, "result": body | given})
 
 
-def a_department(dept_id: int, parent_id: int | None = 1, **given: Any) -> answers.Department:
+def a_department(dept_id: int, parent_id: int | None = 1, **given: Any) -> shapes.Department:
     """DingTalk's answer for a department."""
     body = {"dept_id": dept_id, "parent_id": parent_id, "name": f"Department {dept_id}", "order": 1}
     return answers.read_department({"errcode": 0, "result": body | given})
 
 
-def a_role_list(groups: Mapping[int, Mapping[int, str]]) -> list[answers.RoleGroup]:
+def a_role_list(groups: Mapping[int, Mapping[int, str]]) -> list[shapes.RoleGroup]:
     """DingTalk's answer for the role list: group ids with their roles' names."""
     items = [
         {"groupId": group, "name": f"Group {group}", "roles": [{"id": role, "name": name} for role, name in of.items()]}

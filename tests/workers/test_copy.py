@@ -19,13 +19,13 @@ from tests.installation import CORP, Installation, installed
 from tests.servers import wait_until
 from tests.truth import differences
 from tests.workers.helpers import an_event
-from workers.answers import Scope
 from workers.copy import MAX_ATTEMPTS, Copy, Progress
 from workers.dingtalk import ROLE_GROUPS_PAGE, DingTalk
 from workers.errors import ApiError, Gone, QuotaSpent, Throttled, Transient
 from workers.fold import Folder
 from workers.refresh import Refresher
 from workers.registry import Registry
+from workers.shapes import Scope
 from workers.store import copies, tables
 from workers.store.draft import ChangeKind
 

@@ -14,8 +14,8 @@ from ops.compose import READ_THREADS
 from tests.installation import CORP, Installation, installed
 from tests.servers import wait_until
 from tests.workers.helpers import an_event, user
-from workers.answers import User
 from workers.errors import ApiError, Gone, Hidden, Misconfigured, Transient
+from workers.shapes import User
 from workers.store import tables
 
 LISTADMIN = "/topapi/user/listadmin"

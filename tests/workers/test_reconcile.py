@@ -18,7 +18,6 @@ from tests.installation import CORP, Installation, installed
 from tests.truth import differences
 from tests.workers.helpers import an_event
 from workers import reconcile
-from workers.answers import Branch
 from workers.comparison import Comparison
 from workers.copy import Copy
 from workers.dingtalk import DingTalk
@@ -28,6 +27,7 @@ from workers.readers import Answer
 from workers.reconcile import Plan
 from workers.refresh import Noted
 from workers.registry import Registry
+from workers.shapes import Branch
 from workers.store import reads, tables
 from workers.store.draft import Cause
 from workers.store.reads import Due

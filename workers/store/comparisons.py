@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.answers import Scope
 from workers.moment import SECOND
+from workers.shapes import Scope
 from workers.store.draft import ensure_corps
 from workers.store.statements import insert_ignoring, upsert
 from workers.store.tables import comparisons, corps, fences

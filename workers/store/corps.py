@@ -8,7 +8,7 @@ from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.answers import CorpName, Department
+from workers.shapes import CorpName, Department
 from workers.store import comparisons, suites, tables
 from workers.store.draft import Absence, ChangeKind, Draft, data
 from workers.store.statements import Row, key_columns, update

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.events import ROOT_DEPARTMENT, Entity
-from workers.answers import CorpName, Department
+from workers.shapes import CorpName, Department
 from workers.store.corps import write_corp
 from workers.store.draft import Absence, Draft, data, lock, seen
 from workers.store.statements import Row, alive, update

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Table
 
 from bridge.events import Entity
-from workers.answers import RoleGroup, RoleRow, SomeRoles
+from workers.shapes import RoleGroup, RoleRow, SomeRoles
 from workers.store import tables
 from workers.store.draft import Absence, Draft, data, lock, made_at
 from workers.store.statements import Row, insert_ignoring, update

@@ -11,7 +11,7 @@ from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.answers import User
+from workers.shapes import User
 from workers.store import tables
 from workers.store.draft import (
     Absence,
