@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import yaml
 
 from benchmarks.load import request
-from bridge import crypto, events
+from bridge import crypto, messages
 from bridge.config import Config
 from bridge.events import Event
 from ops import envelopes
@@ -104,7 +104,7 @@ class Place:
 
     def events(self, count: int, people: int) -> list[Event]:
         """So many events, in turn on these people, as `accept` takes them."""
-        found = (events.parse(json.dumps(payload(number, people)).encode(), "acme", CORP) for number in range(count))
+        found = (messages.parse(json.dumps(payload(number, people)).encode(), "acme", CORP) for number in range(count))
         return list(itertools.chain.from_iterable(parsed.events for parsed in found))
 
 

@@ -1,19 +1,14 @@
-"""Event, the catalogue of event types, and the parser of decrypted messages. Pure: no I/O.
+"""Event, and the catalogue of event types. Pure: no I/O.
 
-An event is a hint: it names entities whose present state must be read. Payload facts: KB-E/0073-0096
-(generation B), ZYX captures of 2021 (generation A), KB-E/0350 (pushed rows).
+An event is a hint: it names entities whose present state must be read.
 """
 
-import codecs
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 import msgspec
-
-from bridge.errors import MalformedCallback
 
 Via = Literal["http", "stream", "failed_list", "replay", "replay_with_jobs"]
 EntityKind = Literal["user", "department", "roles"]
@@ -29,17 +24,7 @@ OTHER = "other"
 URGENT = "suite_ticket"
 #: DingTalk's id of the root department, which also stands for the corp.
 ROOT_DEPARTMENT = 1
-#: Levels of JSON in one another; DingTalk's own have five. Every reader of the queue and the datastore can take these.
-MAX_DEPTH = 100
-#: Bytes; a longer id or type is none. DingTalk's have up to 64, and PostgreSQL indexes no more than 2704 of all keys.
-MAX_TEXT = 255
-#: Milliseconds; a time beyond the year 3000 is none.
-_MAX_TIME = 32_503_680_000_000
-#: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
-_ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
-#: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value.
-_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*\\*")[^"\\]+', re.IGNORECASE)
 
 
 class Entity(NamedTuple):
@@ -82,21 +67,6 @@ class EventType(NamedTuple):
 
     touches: frozenset[Literal["users", "departments", "roles", "corp"]]
     meaning: str
-
-
-class Parsed(NamedTuple):
-    """A message's type, the events to queue (none for a check), and the `Random` of a suite check."""
-
-    type: str
-    events: tuple[Event, ...]
-    random: str | None
-
-
-class Row(NamedTuple):
-    """A pushed row: `order` sorts as its source changed (gmt_modified, then syncSeq), `data` is its biz_data."""
-
-    order: str
-    data: dict[str, Any]
 
 
 def _row(meaning: str, *touches: Literal["users", "departments", "roles", "corp"]) -> EventType:
@@ -153,30 +123,6 @@ SUITE_EVENTS: Mapping[str, EventType] = {
 
 CATALOGUE: Mapping[str, EventType] = {**CONTACT_EVENTS, **SUITE_EVENTS}
 
-#: Checks of a suite's URL, which carry a `Random`.
-SUITE_CHECK_EVENTS = frozenset({"check_create_suite_url", "check_update_suite_url"})
-#: Answered and counted, never queued.
-CHECK_EVENTS = SUITE_CHECK_EVENTS | {"check_url"}
-
-#: Envelopes of pushed rows; each row is an event of its own.
-PUSH_EVENTS = frozenset({"SYNC_HTTP_PUSH_HIGH", "SYNC_HTTP_PUSH_MEDIUM"})
-
-#: Which ids a pushed row's biz_id gives, by biz_type (KB-E/0005).
-_BIZ_ID_FIELD: Mapping[int, str] = {13: "user_ids", 14: "dept_ids", 15: "role_ids"}
-
-#: Where an item of the failed list holds what the callback said, beside the field named like its tag (api.md §6).
-_ITEM_DATA = ("data", "call_back_data")
-#: And within that: contacts, roles, approvals.
-_ITEM_INNER = ("callbackdata", "rolelabelchange", "bpmscallbackdata")
-
-_TOO_DEEP = "the message is nested too deep"
-_decode = msgspec.json.Decoder().decode
-
-
-def without_codes(message: bytes) -> bytes:
-    """The message without the permanent codes that pushed rows still carry (KB-E/0350): none lies anywhere in clear."""
-    return _PERMANENT_CODE.sub(rb"\1", message)
-
 
 def queue_names() -> tuple[str, ...]:
     """Every queue that an event can wait on; a worker takes from the first of them first, in every claim."""
@@ -217,220 +163,3 @@ def entities(event: Event) -> tuple[Entity, ...]:
     if "roles" in row.touches:
         found.append(Entity(corp, "roles", ""))
     return tuple(dict.fromkeys(found))
-
-
-def told(event: Event) -> dict[str, Any]:
-    """What an event's payload says, keys in lower case; of a pushed row what its biz_data says."""
-    row = pushed_row(event)
-    return _fold(_object(bytes(event.payload))) if row is None else row.data
-
-
-def pushed_row(event: Event) -> Row | None:
-    """The row that an event was made of; None for one of a callback."""
-    if b"biz_data" not in bytes(event.payload).lower():
-        return None  # most are not
-    fields = _fold(_object(bytes(event.payload)))
-    if "biz_data" not in fields:
-        return None
-    data = _fold(_biz_data(fields["biz_data"]))
-    modified, sequence = _number(fields.get("gmt_modified")) or 0, _text(data.get("syncseq")) or ""
-    return Row(f"{max(modified, 0):020d}/{sequence.upper():0>32}", data)
-
-
-def parse(message: bytes, app: str, app_corp_id: str | None, via: Via = "http") -> Parsed:
-    """What a decrypted message says.
-
-    Raises MalformedCallback when it is no JSON object, has no EventType, or is one that the worker could not read.
-    """
-    message = without_codes(_mend(message))
-    body = _object(message)
-    fields = _fold(body)
-    given = fields.get("eventtype")
-    event_type = _text(given) if isinstance(given, str) else None
-    if event_type is None:
-        raise MalformedCallback("the message has no EventType")
-    if event_type in CHECK_EVENTS:
-        random = fields.get("random") if event_type in SUITE_CHECK_EVENTS else None
-        return Parsed(event_type, (), random if isinstance(random, str) else None)
-    made: tuple[Event, ...] = ()
-    rows = fields.get("bizdata")
-    if event_type in PUSH_EVENTS and isinstance(rows, list):
-        good = [row for row in rows if isinstance(row, dict) and row]
-        made = tuple(_pushed(row, event_type, app, app_corp_id, via) for row in good)
-        if len(good) == len(rows):
-            return Parsed(event_type, made, None)
-    # What is no row is kept within its envelope: a payload is always an object.
-    return Parsed(event_type, (*made, _event(body, fields, event_type, message, app, app_corp_id, via)), None)
-
-
-def parse_failed_item(item: Any, app: str, app_corp_id: str | None) -> tuple[Event, ...]:
-    """The events of one item of DingTalk's failed list, whichever of its shapes it has (api.md §6).
-
-    Where it holds the whole message, or an eventId, these have the ids that the callback's would have had.
-    Raises MalformedCallback when it cannot be read.
-    """
-    body = _embedded(item)
-    if body is None:
-        raise MalformedCallback("the item is no JSON object")
-    _measure(body)
-    fields = _fold(body)
-    given = fields.get("call_back_tag")
-    tag = _text(given) if isinstance(given, str) else None
-    if tag is None:
-        raise MalformedCallback("the item has no call_back_tag")
-    layers = [fields]
-    for name in (tag.lower(), *_ITEM_DATA):
-        if (data := _embedded(fields.get(name))) is not None:
-            layers.append(_fold(data))
-            if "eventtype" in layers[-1]:
-                return parse(_encode(data), app, app_corp_id, "failed_list").events
-    for name in _ITEM_INNER:
-        layers += [_fold(data) for layer in layers if (data := _embedded(layer.get(name))) is not None]
-    told = {name: value for layer in reversed(layers) for name, value in layer.items() if value not in (None, "", [])}
-    told.setdefault("eventtime", told.get("event_time"))
-    return (_event(body, told, tag, _encode(body), app, app_corp_id, "failed_list"),)
-
-
-def _embedded(value: Any) -> dict[str, Any] | None:
-    """An object, also as JSON text; None for what is neither. Raises MalformedCallback for text that is broken off."""
-    if isinstance(value, str) and value.lstrip()[:1] == "{":
-        return _object(_mend(value.encode()))
-    return value if isinstance(value, dict) else None
-
-
-def _encode(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def fingerprint(app: str, body: Any) -> str:
-    """The id of a message that has none: SHA-256 of the app and its canonical JSON."""
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(f"{app}\n{canonical}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _mend(message: bytes) -> bytes:
-    """Without a byte order mark; half of a surrogate pair, as a name cut within an emoji leaves it, becomes U+FFFD."""
-    message = message.removeprefix(codecs.BOM_UTF8)
-    if b"\\ud" not in message.lower():
-        return message
-    return _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], message)
-
-
-def _object(message: bytes) -> dict[str, Any]:
-    try:
-        body = _decode(message)
-    except RecursionError:
-        raise MalformedCallback(_TOO_DEEP) from None
-    except msgspec.ValidationError:
-        # Neither the worker nor the functions of users could read the payload again.
-        raise MalformedCallback("the message has a number out of range") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedCallback("the message is not JSON") from None
-    if not isinstance(body, dict):
-        raise MalformedCallback("the message is no JSON object")
-    _measure(body)
-    return body
-
-
-def _measure(body: dict[str, Any]) -> None:
-    """Raises MalformedCallback beyond MAX_DEPTH, which the recursion limit of no process must decide."""
-    level: list[Any] = [body]
-    for _ in range(MAX_DEPTH):
-        inner = [value.values() if isinstance(value, dict) else value for value in level]
-        level = [value for values in inner for value in values if isinstance(value, (dict, list))]
-        if not level:
-            return
-    raise MalformedCallback(_TOO_DEEP)
-
-
-def _fold(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys in lower case without stray spaces, the first that says anything wins."""
-    fields: dict[str, Any] = {}
-    for key, value in body.items():
-        name = key.strip().lower()
-        if fields.get(name) in (None, "", []):
-            fields[name] = value
-    return fields
-
-
-def _event(
-    body: Any, fields: Mapping[str, Any], event_type: str, message: bytes, app: str, app_corp: str | None, via: Via
-) -> Event:
-    return Event(
-        id=_text(fields.get("eventid")) or fingerprint(app, body),
-        type=event_type,
-        app=app,
-        corp_id=_text(fields.get("corpid")) or _text(fields.get("authcorpid")) or app_corp,
-        via=via,
-        occurred_at=_milliseconds(fields.get("eventtime"), fields.get("timestamp"), fields.get("eventborntime")),
-        user_ids=_texts(fields.get("userid"), fields.get("useridlist")),
-        dept_ids=_ids(fields.get("deptid")),
-        role_ids=_ids(fields.get("labelidlist")),
-        payload=msgspec.Raw(message),
-    )
-
-
-def _pushed(row: dict[str, Any], envelope: str, app: str, app_corp: str | None, via: Via) -> Event:
-    """The event of one pushed row; one that cannot be read is kept under its envelope's name."""
-    fields = _fold(row)
-    data = _fold(_biz_data(fields.get("biz_data")))
-    keys = [_text(fields.get(name)) or "" for name in ("subscribe_id", "corp_id", "biz_id", "biz_type")]
-    version = _text(data.get("syncseq")) or _text(fields.get("gmt_modified"))
-    ids = _BIZ_ID_FIELD.get(_number(fields.get("biz_type")) or 0)
-    return Event(
-        id="/".join([*keys, version]) if version and all(keys) else fingerprint(app, row),
-        type=_text(data.get("syncaction")) or envelope,
-        app=app,
-        corp_id=_text(fields.get("corp_id")) or app_corp,
-        via=via,
-        occurred_at=_milliseconds(fields.get("gmt_modified"), fields.get("gmt_create")),
-        user_ids=_texts(fields.get("biz_id")) if ids == "user_ids" else (),
-        dept_ids=_ids(fields.get("biz_id")) if ids == "dept_ids" else (),
-        role_ids=_ids(fields.get("biz_id")) if ids == "role_ids" else (),
-        payload=msgspec.Raw(msgspec.json.encode(row)),
-    )
-
-
-def _biz_data(value: Any) -> dict[str, Any]:
-    """A row's biz_data: JSON text on the wire, an object on the documentation's pages."""
-    if isinstance(value, str):
-        try:
-            return _object(_mend(value.encode()))
-        except MalformedCallback:
-            return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        return None
-    # PostgreSQL's text holds no NUL.
-    text = value.replace("\0", "").strip()
-    return text if text and len(text.encode()) <= MAX_TEXT else None
-
-
-def _number(value: Any) -> int | None:
-    text = _text(value)
-    return int(text) if text and re.fullmatch(r"-?[0-9]{1,19}", text) else None
-
-
-def _several(values: Iterable[Any]) -> Iterable[Any]:
-    for value in values:
-        yield from value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-
-
-def _texts(*values: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for value in _several(values) if (text := _text(value))))
-
-
-def _ids(*values: Any) -> tuple[int, ...]:
-    """Ids above 0: school contacts hang under negative ones, which no call can read (virtual-ldap#19)."""
-    numbers = (_number(value) for value in _several(values))
-    return tuple(dict.fromkeys(number for number in numbers if number and 0 < number < 2**63))
-
-
-def _milliseconds(*values: Any) -> int | None:
-    numbers = (_number(value) for value in values)
-    return next((number for number in numbers if number and 0 < number < _MAX_TIME), None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bridge import events
+from bridge import events, messages
 
 #: Seconds; DingTalk gives up after 1.2 to 2.5 s, depending on which page one believes.
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
@@ -47,7 +47,7 @@ class Metrics:
 
     def count(self, app: str, event_type: str, outcome: str) -> None:
         """Count one event; a type that is not in the catalogue counts as `other`."""
-        known = event_type in events.CATALOGUE or event_type in events.CHECK_EVENTS
+        known = event_type in events.CATALOGUE or event_type in messages.CHECK_EVENTS
         self.events.labels(app, event_type if known else events.OTHER, outcome).inc()
 
     def render(self) -> bytes:

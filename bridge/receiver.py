@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from bridge import crypto, events
+from bridge import crypto, messages
 from bridge.config import AppConfig, Config
 from bridge.crypto import SUITE_CREATION_OWNER, Key, Opened
 from bridge.errors import MalformedCallback, NotDurable, Refused, UnknownApp
@@ -57,14 +57,14 @@ class App:
             raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
         return crypto.open_envelope(self.keys, self.owners, signature, timestamp, nonce, encrypted)
 
-    def seal(self, opened: Opened, parsed: events.Parsed) -> Response:
+    def seal(self, opened: Opened, parsed: messages.Parsed) -> Response:
         """The encrypted reply, for the owner and with the key that came in."""
         reply = crypto.seal(
             opened.key, self._reply(opened, parsed), opened.owner, _query(*TIMESTAMP_NAMES), _query("nonce")
         )
         return _json(reply, 200)
 
-    def _reply(self, opened: Opened, parsed: events.Parsed) -> bytes:
+    def _reply(self, opened: Opened, parsed: messages.Parsed) -> bytes:
         """`success`, or a suite check's `Random` where that is wanted (crypto.md §9: sources disagree)."""
         wanted = self.check_reply == "random" or (self.check_reply == "auto" and opened.owner == SUITE_CREATION_OWNER)
         return parsed.random.encode() if wanted and parsed.random else b"success"
@@ -105,7 +105,7 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         # must not make us call an API that has a monthly quota.
         missed = True
         try:
-            parsed = events.parse(opened.message, target.name, target.corp_id)
+            parsed = messages.parse(opened.message, target.name, target.corp_id)
             outcomes = intake.take(parsed.events) if parsed.events else []
             for event, outcome in zip(parsed.events, outcomes, strict=True):
                 metrics.count(name, event.type, outcome)

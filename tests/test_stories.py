@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 import workers
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.events import CONTACT_EVENTS
 from simulator import changes_departments, changes_roles, changes_users
@@ -60,7 +60,7 @@ class Story:
         self.settle()
 
     def tell(self, app: str, message: Mapping[str, Any]) -> None:
-        parsed = events.parse(json.dumps(message).encode(), app, CORP)
+        parsed = messages.parse(json.dumps(message).encode(), app, CORP)
         assert Acceptor(self.place.parts.connection).accept(parsed.events) == [True]
 
     def settle(self) -> None:

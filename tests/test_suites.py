@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.events import CONTACT_EVENTS, Entity
 from ops import compose
@@ -83,7 +83,7 @@ class Stage:
 
     def accept(self, *messages: Mapping[str, Any]) -> None:
         for message in messages:
-            happened = events.parse(json.dumps(message).encode(), "shop", None).events
+            happened = messages.parse(json.dumps(message).encode(), "shop", None).events
             Acceptor(self.place.parts.connection).accept(happened)
 
     def change(self, event: str | None = None, corp: str = CORPS[0], entity: str | int | None = None) -> None:
@@ -268,7 +268,7 @@ class TestTheLifeOfAnAuthorisation:
         a_millisecond_passes()
         relieve = one_stage.place.simulator.push("shop", "suite_relieve", False)["payload"]
         one_stage.app.corps[CORPS[0]].revoked = False
-        (event,) = events.parse(json.dumps(relieve).encode(), "shop", None).events
+        (event,) = messages.parse(json.dumps(relieve).encode(), "shop", None).events
 
         def overtake(client: DingTalk, **options: Any) -> Any:
             answer = scopes(client, **options)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.events import CONTACT_EVENTS
 from tests.installation import CORP, Installation, installed
@@ -46,7 +46,7 @@ def test_a_random_run_in_order_ends_true(redis_url: str, datastore_url: str, tmp
         for number in range(500):
             for made in installation.simulator.change("acme", deliver=False):
                 message = json.dumps(made["payload"]).encode()
-                acceptor.accept(events.parse(message, "acme", CORP).events)
+                acceptor.accept(messages.parse(message, "acme", CORP).events)
             if number % 7 == 0:
                 installation.worker.turn()
         installation.work_off()

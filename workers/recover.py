@@ -16,7 +16,7 @@ import redis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from bridge import events
+from bridge import events, messages
 from bridge.accept import Acceptor
 from bridge.config import AppConfig
 from bridge.errors import MalformedCallback, NotDurable
@@ -47,7 +47,7 @@ KEEP_SECONDS = 1.0
 #: Unreadable items of one reply that are named.
 NAMED_FAULTS = 10
 #: The types that a suite asks for.
-TAGS = (*sorted(events.CATALOGUE), *sorted(events.PUSH_EVENTS))
+TAGS = (*sorted(events.CATALOGUE), *sorted(messages.PUSH_EVENTS))
 
 _LOST = "no reply was stored: its process ended meanwhile; what DingTalk may have told is left to the comparison"
 
@@ -210,7 +210,7 @@ class Recovery:
         while True:
             try:
                 with self._store.writing() as connection:
-                    failed_lists.keep(connection, number, events.without_codes(body), at)
+                    failed_lists.keep(connection, number, messages.without_codes(body), at)
             except DBAPIError as error:
                 log.warning("a failed list waits for the datastore", reason=type(error).__name__)
                 time.sleep(KEEP_SECONDS)
@@ -250,7 +250,7 @@ class Recovery:
         found: list[Event] = []
         for place, item in enumerate(listed.items, 1):
             try:
-                found += events.parse_failed_item(item, app, corp_id)
+                found += messages.parse_failed_item(item, app, corp_id)
             except MalformedCallback as error:
                 faults.append(f"item {place} of {len(listed.items)}: {error}")
         return found

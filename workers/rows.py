@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bridge import events
+from bridge import events, messages
 from bridge.events import Entity, Event
 from workers import answers, lenient
 from workers.readers import GONE_CODES, Answer
@@ -26,7 +26,7 @@ def orders(happened: Iterable[Event]) -> dict[Entity, str]:
     """The place of the newest row of each entity that these events name."""
     found: dict[Entity, str] = {}
     for event in happened:
-        if (row := events.pushed_row(event)) is not None:
+        if (row := messages.pushed_row(event)) is not None:
             for entity in events.entities(event):
                 found[entity] = max(found.get(entity, ""), row.order)
     return found
@@ -38,7 +38,7 @@ def content(happened: Iterable[Event], entity: Entity) -> Content | None:
         return _roles(happened)
     found = []
     for event in happened:
-        if (row := events.pushed_row(event)) is not None:
+        if (row := messages.pushed_row(event)) is not None:
             try:
                 found.append(Content(_answer(event, entity, row.data), row.order))
             except msgspec.ValidationError:
@@ -55,7 +55,7 @@ def _roles(happened: Iterable[Event]) -> Content | None:
     """A row tells of one role, the answer of all that were told of."""
     told: dict[int, tuple[str, RoleRow | None]] = {}
     for event in happened:
-        if (row := events.pushed_row(event)) is None:
+        if (row := messages.pushed_row(event)) is None:
             continue
         try:
             role = None if event.type == "org_role_remove" else answers.read_pushed_role(row.data)

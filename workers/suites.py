@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from bridge import events
+from bridge import events, messages
 from bridge.config import AppConfig, Config
 from bridge.events import Event
 from workers.errors import CODE_USED, BadRequest, Gone, NotAuthorized, Throttled
@@ -191,7 +191,7 @@ class Suites:
 
     def _keeping(self, event: Event, accepted: Moment) -> Deed:
         """The newest ticket wins, however it came."""
-        ticket = events.told(event).get("suiteticket")
+        ticket = messages.told(event).get("suiteticket")
         at = datetime.fromtimestamp(_when(event, accepted) / 1000, UTC)
 
         def keep(tx: Connection) -> Done:
@@ -209,7 +209,7 @@ class Suites:
         gave lies in the datastore, or was lost with the process that asked; then the corp works all the same, as its
         token needs no permanent code, but DingTalk may wait for its activation.
         """
-        code = events.told(event).get("authcode")
+        code = messages.told(event).get("authcode")
         if not isinstance(code, str) or not code:
             return None
         suite_key = self._keys[event.app]

@@ -20,7 +20,6 @@ from rq import Queue
 from benchmarks.api import answering
 from benchmarks.place import START_SECONDS, Place, payload, tree
 from benchmarks.row import Figures, Goal, Measure, Row, in_turn, ratio
-from bridge import events
 from bridge.accept import Acceptor
 from tests.installation import CORP
 from tests.servers import fresh_database, running_postgresql, running_redis, wait_until
@@ -99,7 +98,7 @@ def _ours(stack: ExitStack, here: Place, _threads: int) -> Contender:
 
     def enqueue(messages: Sequence[dict[str, Any]]) -> None:
         for first in range(0, len(messages), TOGETHER):
-            parsed = [events.parse(json.dumps(m).encode(), "acme", CORP) for m in messages[first : first + TOGETHER]]
+            parsed = [messages.parse(json.dumps(m).encode(), "acme", CORP) for m in messages[first : first + TOGETHER]]
             acceptor.accept([event for one in parsed for event in one.events])
 
     return Contender(here, stack.enter_context(here.working(2)), enqueue)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from benchmarks.row import Goal, Measure, Row
-from bridge import events
+from bridge import events, messages
 from bridge.accept import Acceptor
 from bridge.config import Config
 from bridge.events import CONTACT_EVENTS, Entity, queue_names
@@ -59,7 +59,7 @@ def _change(here: Installation, kind: str) -> tuple[int, int]:
     here.work_off()
     named: set[Entity] = set()
     for made in callbacks:
-        for event in events.parse(json.dumps(made["payload"]).encode(), "acme", CORP).events:
+        for event in messages.parse(json.dumps(made["payload"]).encode(), "acme", CORP).events:
             named |= set(events.entities(event))
     after = _memberships(here)
     moved = {userid for userid in before.keys() & after.keys() if before[userid] != after[userid]}
@@ -111,7 +111,7 @@ def _burst(here: Installation) -> float:
             {"EventType": "user_modify_org", "CorpId": CORP, "eventId": f"b{number}", "userId": [userid]}
             for number, userid in enumerate(named[first : first + TOGETHER], first)
         ]
-        parsed = [events.parse(json.dumps(message).encode(), "acme", CORP) for message in messages]
+        parsed = [messages.parse(json.dumps(message).encode(), "acme", CORP) for message in messages]
         acceptor.accept([event for one in parsed for event in one.events])
     dingtalk = {**here.settings["dingtalk"], "calls_per_second": PER_SECOND}
     parts = compose.open_parts(Config.model_validate({**here.settings, "dingtalk": dingtalk}))

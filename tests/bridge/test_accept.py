@@ -22,7 +22,8 @@ from bridge import accept, embedded, queues
 from bridge.accept import Acceptor
 from bridge.config import Config
 from bridge.errors import NotDurable
-from bridge.events import Event, parse
+from bridge.events import Event
+from bridge.messages import parse
 from bridge.queues import Patience
 from tests.installation import settings
 from tests.servers import running_redis, wait_until

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as of
 from hypothesis import strategies as st
 
-from bridge import events, queues
+from bridge import events, messages, queues
 from bridge.errors import MalformedCallback
 from bridge.events import Event
 
@@ -16,7 +16,7 @@ BORN = 1606126433000
 
 
 def parsed(item: Any, app_corp: str | None = None) -> tuple[Event, ...]:
-    return events.parse_failed_item(item, "acme", app_corp)
+    return messages.parse_failed_item(item, "acme", app_corp)
 
 
 def only(item: Any, app_corp: str | None = None) -> Event:
@@ -84,7 +84,7 @@ def test_a_second_coming_is_a_repeat_and_another_item_is_not() -> None:
 @pytest.mark.parametrize("place", ["item", "data"])
 def test_an_event_id_is_the_one_that_the_callback_had(place: str) -> None:
     message = {"EventType": "user_add_org", "CorpId": CORP, "eventId": "e-1", "userId": ["zhangsan"]}
-    (sent,) = events.parse(json.dumps(message).encode(), "acme", CORP).events
+    (sent,) = messages.parse(json.dumps(message).encode(), "acme", CORP).events
     given = item("user_add_org", user_add_org=USERS | ({"eventId": "e-1"} if place == "data" else {}))
     assert only(given | ({"eventId": "e-1"} if place == "item" else {})).id == sent.id
 
@@ -110,9 +110,9 @@ def test_an_event_id_is_the_one_that_the_callback_had(place: str) -> None:
     ],
 )
 def test_a_record_that_holds_the_whole_message_has_the_ids_that_its_callback_had(message: dict[str, Any]) -> None:
-    sent = events.parse(json.dumps(message).encode(), "shop", None).events
+    sent = messages.parse(json.dumps(message).encode(), "shop", None).events
     record = item(message["EventType"], id=1, corpid=CORP, call_back_data=json.dumps(message))
-    found = events.parse_failed_item(record, "shop", None)
+    found = messages.parse_failed_item(record, "shop", None)
     assert [(event.id, event.type, event.user_ids) for event in found] == [
         (event.id, event.type, event.user_ids) for event in sent
     ]

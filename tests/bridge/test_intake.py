@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from bridge import embedded, events
+from bridge import embedded, messages
 from bridge import intake as module
 from bridge.accept import Acceptor
 from bridge.config import Config
@@ -28,7 +28,7 @@ from tests.servers import RedisServer, redis_process, wait_until
 
 def event(number: int) -> Event:
     message = {"EventType": "user_add_org", "eventId": f"e{number}", "CorpId": "ding1", "userId": ["u"]}
-    return events.parse(json.dumps(message).encode(), "acme", None).events[0]
+    return messages.parse(json.dumps(message).encode(), "acme", None).events[0]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.events import CATALOGUE, CHECK_EVENTS
+from bridge.events import CATALOGUE
+from bridge.messages import CHECK_EVENTS
 from bridge.metrics import LATENCY_BUCKETS, MULTIPROCESS_VARIABLE, Metrics
 
 #: One process of a receiver: it counts, and shows what it sees when it is told to.

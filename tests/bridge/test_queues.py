@@ -19,7 +19,8 @@ from rq.serializers import JSONSerializer
 from bridge import embedded, queues
 from bridge.accept import Acceptor
 from bridge.config import Config
-from bridge.events import Event, parse, queue_names
+from bridge.events import Event, queue_names
+from bridge.messages import parse
 from bridge.queues import Patience, connect, decode, encode
 from tests.installation import settings
 from tests.servers import free_port, running_redis, wait_until

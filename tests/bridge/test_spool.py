@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bridge import events, spool
+from bridge import messages, spool
 from bridge.errors import NotDurable
 from bridge.events import Event
 from bridge.spool import Spool
@@ -23,7 +23,7 @@ from bridge.spool import Spool
 
 def event(number: int) -> Event:
     message = {"EventType": "user_add_org", "eventId": f"e{number}", "CorpId": "ding1", "userId": ["张三"]}
-    return events.parse(json.dumps(message).encode(), "acme", None).events[0]
+    return messages.parse(json.dumps(message).encode(), "acme", None).events[0]
 
 
 def drained(source: Spool) -> list[str]:
@@ -183,7 +183,7 @@ def test_the_segment_of_a_living_writer_is_left_alone_and_that_of_a_dead_one_dra
     program = (
         "import sys, time, json; from pathlib import Path; from bridge import events; from bridge.spool import Spool\n"
         "message = json.dumps({'EventType': 'user_add_org', 'eventId': 'theirs', 'CorpId': 'c', 'userId': ['u']})\n"
-        "Spool(Path(sys.argv[1])).add(events.parse(message.encode(), 'acme', None).events)\n"
+        "Spool(Path(sys.argv[1])).add(messages.parse(message.encode(), 'acme', None).events)\n"
         "print('added', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as writer:

@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bridge import events
+from bridge import events, messages
 from bridge.events import Event
 from simulator.edit import ImpossibleChange
 from simulator.events import CONTACT_EVENTS, payload
@@ -288,7 +288,7 @@ class Convergence(RuleBasedStateMachine):
         self.truths.append(self.house.facts())
         for happened in made:
             message = payload(happened, CORP, "B") | {"eventId": self._new_id()}
-            (event,) = events.parse(json.dumps(message).encode(), "acme", CORP).events
+            (event,) = messages.parse(json.dumps(message).encode(), "acme", CORP).events
             self.under_way.append(Callback(event, len(self.truths) - 1))
 
     def _new_id(self) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from Crypto.Cipher import AES
 from rq.serializers import JSONSerializer
 
-from bridge import crypto, events, queues
+from bridge import crypto, events, messages, queues
 from bridge.crypto import Key, sign
 from bridge.errors import MalformedCallback, Refused
 from bridge.events import Event
@@ -54,11 +54,11 @@ def open_envelope(data: bytes) -> None:
 def parse(data: bytes) -> None:
     """Any decrypted message."""
     try:
-        parsed = _bounded(lambda: events.parse(data, "acme", "dingcorp"), len(data) * MESSAGE_MULTIPLE)
+        parsed = _bounded(lambda: messages.parse(data, "acme", "dingcorp"), len(data) * MESSAGE_MULTIPLE)
     except MalformedCallback as refusal:
         assert "\n" not in str(refusal) and len(str(refusal)) < 200
         return
-    assert parsed.events or parsed.type in events.CHECK_EVENTS | events.PUSH_EVENTS
+    assert parsed.events or parsed.type in messages.CHECK_EVENTS | messages.PUSH_EVENTS
     for event in parsed.events:
         _holds(event)
 

@@ -59,7 +59,7 @@ STORE: tuple[Guard, ...] = (
         "an answer is written only under the fence that was noted",
         "a comparison is overtaken by reads that it has not seen",
         REFRESH,
-        " if fences[e.corp_id] == noted.fences[e.corp_id]}",
+        " if held[e.corp_id] == noted.fences[e.corp_id]}",
         "}",
         (T_REFRESH + "test_a_fence_raised_after_the_note_refuses",),
     ),
@@ -105,7 +105,7 @@ STORE: tuple[Guard, ...] = (
         "the time is taken after the versions",
         "a read committed in between seems to be older than the one that did not see it",
         REFRESH,
-        "        return Noted(versions, committed, made_for, fences, self._clock.now(), time.monotonic())\n",
+        "        return Noted(versions, committed, made_for, held, self._clock.now(), time.monotonic())\n",
         "        moment = self._clock.now()\n"
         "        with self.store.reading() as connection:\n"
         "            for kind, (table, key_of) in GUARDED.items():\n"
@@ -233,8 +233,8 @@ STORE: tuple[Guard, ...] = (
         "a read is deleted only if it is as it was taken",
         "a read that was asked for meanwhile is never made",
         READS,
-        '        reads.c.version == sa.bindparam("key_version"),\n',
-        '        reads.c.version >= sa.bindparam("key_version"),\n',
+        '    reads.c.version == sa.bindparam("key_version"),\n',
+        '    reads.c.version >= sa.bindparam("key_version"),\n',
         (T_READS + "test_a_read_that_was_asked_for_anew_stays_when_the_old_one_is_finished",),
     ),
     Guard(
@@ -285,8 +285,8 @@ STORE: tuple[Guard, ...] = (
         "a failed row gives way",
         "an event that was requeued is never applied",
         LEDGER,
-        ', events.c.status != "failed")',
-        ")",
+        'expanding=True)), events.c.status != "failed"\n',
+        "expanding=True))\n",
         (T_LEDGER + "test_what_is_settled_is_whatever_has_not_failed",),
     ),
     # lists only mark

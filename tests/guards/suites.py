@@ -3,7 +3,7 @@
 from tests.guards.guard import Guard
 
 SUITES, TABLES, FOLD = "workers/suites.py", "workers/store/suites.py", "workers/fold.py"
-DRAFT, REFRESH, EVENTS = "workers/store/draft.py", "workers/refresh.py", "bridge/events.py"
+DRAFT, REFRESH, MESSAGES = "workers/store/draft.py", "workers/refresh.py", "bridge/messages.py"
 
 T_LIFE = "tests/test_suites.py::TestTheLifeOfAnAuthorisation::"
 T_TICKET, T_REACH = "tests/test_suites.py::TestTheTicket::", "tests/test_suites.py::TestOutOfReach::"
@@ -53,7 +53,7 @@ SUITE_GUARDS: tuple[Guard, ...] = (
     Guard(
         "permanent codes are taken out of messages",
         "they lie in clear in Redis and the datastore",
-        EVENTS,
+        MESSAGES,
         "    message = without_codes(_mend(message))\n",
         "    message = _mend(message)\n",
         ("tests/test_suites.py::TestTheCode::test_it_lies_sealed_and_nowhere_else",),

@@ -709,7 +709,7 @@ WORKERS: tuple[Guard, ...] = (
         "what is being dispatched is locked",
         "a later change of an entity overtakes an earlier one",
         JOBS,
-        "            .with_for_update(of=outbox)\n",
+        "    .with_for_update(of=outbox)\n",
         "",
         (T_DISPATCHER + "test_what_another_dispatcher_is_about_to_enqueue_is_left_to_it",),
     ),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.spool import Spool
 from ops import cli
@@ -242,7 +242,7 @@ def test_recover_without_credentials_is_one_clear_line(place: Installation) -> N
 def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path) -> None:
     other = Spool(tmp_path / "other" / "spool")
     message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}
-    other.add(events.parse(json.dumps(message).encode(), "acme", CORP).events)
+    other.add(messages.parse(json.dumps(message).encode(), "acme", CORP).events)
     other.close()
     arguments = ("drain", str(tmp_path / "other" / "spool"), "--json")
     shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
@@ -263,7 +263,7 @@ def test_only_who_left_can_be_forgotten(place: Installation) -> None:
     dingbridge("sync", environ=given, folder=place.folder)
     assert dingbridge(*forget, environ=given, folder=place.folder).returncode == 1
     message = {"EventType": "user_leave_org", "eventId": "e1", "CorpId": CORP, "userId": [person["userid"]]}
-    Acceptor(place.parts.connection).accept(events.parse(json.dumps(message).encode(), "acme", CORP).events)
+    Acceptor(place.parts.connection).accept(messages.parse(json.dumps(message).encode(), "acme", CORP).events)
     place.work_off()
     done = dingbridge(*forget, "--json", environ=given, folder=place.folder)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"changes": 2, "events": 0, "replies": 0})

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 import workers
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from tests.installation import CORP, Installation, installed
 from tests.ops.test_cli import dingbridge
@@ -56,7 +56,7 @@ def someone(place: Installation) -> str:
 
 def tell(place: Installation, userid: str, event_id: str) -> None:
     message = {"EventType": "user_modify_org", "eventId": event_id, "CorpId": CORP, "userId": [userid]}
-    parsed = events.parse(json.dumps(message).encode(), "acme", CORP)
+    parsed = messages.parse(json.dumps(message).encode(), "acme", CORP)
     assert all(Acceptor(place.parts.connection).accept(parsed.events))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import workers
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from ops.standing import standing
 from ops.story import story
@@ -47,7 +47,7 @@ def someone(place: Installation) -> dict[str, Any]:
 
 def tell(place: Installation, userid: str, event_id: str, again: bool = False) -> None:
     message = {"EventType": "user_modify_org", "eventId": event_id, "CorpId": CORP, "userId": [userid]}
-    parsed = events.parse(json.dumps(message).encode(), "acme", CORP, "replay" if again else "http")
+    parsed = messages.parse(json.dumps(message).encode(), "acme", CORP, "replay" if again else "http")
     assert Acceptor(place.parts.connection).accept(parsed.events, again=again) == [True]
 
 
@@ -195,7 +195,7 @@ def test_a_role_its_group_and_the_corp_have_a_story_too(place: Installation) -> 
     role = place.simulator.truth("acme")["roles"][0]
     message["LabelIdList"] = [role["role_id"]]  # type: ignore[assignment]
     for told_of in (message, change):
-        Acceptor(place.parts.connection).accept(events.parse(json.dumps(told_of).encode(), "acme", CORP).events)
+        Acceptor(place.parts.connection).accept(messages.parse(json.dumps(told_of).encode(), "acme", CORP).events)
     place.work_off()
     for identifier, kind, by in (
         (str(role["role_id"]), "role", "e1"),

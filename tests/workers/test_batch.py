@@ -22,7 +22,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
-from bridge import events, queues
+from bridge import events, messages, queues
 from bridge.accept import Acceptor
 from bridge.events import Event
 from ops import compose
@@ -68,7 +68,7 @@ def tell(place: Installation, made: Sequence[Mapping[str, Any]]) -> None:
     """Hand over the simulator's callbacks as the receiver would."""
     for row in made:
         message = json.dumps(row["payload"]).encode()
-        Acceptor(place.parts.connection).accept(events.parse(message, "acme", CORP).events)
+        Acceptor(place.parts.connection).accept(messages.parse(message, "acme", CORP).events)
 
 
 def job(place: Installation, event_id: str) -> Job:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from bridge import events
+from bridge import messages
 from bridge.events import Event
 from tests.installation import CORP
 from tests.workers.helpers import Desk, Shop, a_user, an_event, chain_breaks, user
@@ -219,6 +219,6 @@ def test_what_is_kept_is_all_that_the_parser_reads() -> None:
         "EventType": "label_user_change", "eventId": "e1", "EventTime": 1_700_000_000_000, "CorpId": CORP,
         "userIdList": ["u1", "u2"], "labelIdList": [5], "deptId": [7], "name": "x",
     }  # fmt: skip
-    (before,) = events.parse(msgspec.json.encode(message), "acme", None).events
-    (after,) = events.parse(msgspec.json.encode(erased(message)), "acme", None).events
+    (before,) = messages.parse(msgspec.json.encode(message), "acme", None).events
+    (after,) = messages.parse(msgspec.json.encode(erased(message)), "acme", None).events
     assert msgspec.structs.replace(after, payload=before.payload) == before

@@ -14,7 +14,7 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
 import workers
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from tests.installation import CORP, Installation, installed
 from tests.servers import flush
@@ -46,7 +46,7 @@ def place(registry: Registry, redis_url: str, datastore_url: str, tmp_path: Path
 
 def tell(place: Installation, event_type: str, userid: str, event_id: str = "e1", again: bool = False) -> None:
     message = {"EventType": event_type, "eventId": event_id, "CorpId": CORP, "userId": [userid]}
-    parsed = events.parse(json.dumps(message).encode(), "acme", CORP, "replay" if again else "http")
+    parsed = messages.parse(json.dumps(message).encode(), "acme", CORP, "replay" if again else "http")
     Acceptor(place.parts.connection).accept(parsed.events, again=again)
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bridge import queues
-from bridge.events import MAX_DEPTH, MAX_TEXT, parse
+from bridge.messages import MAX_DEPTH, MAX_TEXT, parse
 from tests.installation import CORP
 from tests.workers.helpers import Desk, an_event
 from workers.store import ledger, tables

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.config import Config
 from bridge.events import Event, queue_names
@@ -188,7 +188,7 @@ def test_events_during_a_full_copy_are_not_late(redis_url: str, tmp_path: Path) 
             while not copying.done():
                 for made in place.simulator.change("acme", "user_modify_org", deliver=False):
                     message = json.dumps(made["payload"]).encode()
-                    told += accept(place, *events.parse(message, "acme", CORP).events)
+                    told += accept(place, *messages.parse(message, "acme", CORP).events)
                 time.sleep(0.5)  # the pace of what happens
             copying.result()
             wait_until(lambda: settled(place, told), 60, "the events")

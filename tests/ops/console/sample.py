@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 
-from bridge import events
+from bridge import messages
 from bridge.accept import Acceptor
 from bridge.events import Event
 from tests.installation import CORP
@@ -34,7 +34,7 @@ def event(number: int, event_type: str = "user_add_org") -> Event:
         "eventId": f"event-{number}",
         "name": PERSON,
     }
-    return events.parse(json.dumps(message).encode(), "acme", CORP).events[0]
+    return messages.parse(json.dumps(message).encode(), "acme", CORP).events[0]
 
 
 def accept(connection: redis.Redis, count: int, event_type: str = "user_add_org", first: int = 0) -> list[Event]:

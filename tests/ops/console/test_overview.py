@@ -6,7 +6,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from bridge import events
+from bridge import messages
 from ops.console.overview import PARTS
 from tests.installation import CORP
 from tests.ops.console import sample
@@ -117,7 +117,7 @@ def test_an_event_that_waits_and_one_that_nobody_knows(visitor: Visitor, connect
 def test_a_pushed_rows_id_names_whom_it_is_about_and_is_not_shown(visitor: Visitor, store: Store) -> None:
     row = f'{{"subscribe_id":"s","corp_id":"{CORP}","biz_id":"{sample.USERID}","biz_type":13,"gmt_modified":1}}'
     message = f'{{"EventType":"SYNC_HTTP_PUSH_HIGH","bizData":[{row}]}}'
-    pushed = events.parse(message.encode(), "acme", CORP).events[0]
+    pushed = messages.parse(message.encode(), "acme", CORP).events[0]
     sample.record(store, [pushed])
     page = visitor.get("/").text
     assert sample.USERID not in page

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import events
+from bridge import events, messages
 from bridge.errors import MalformedCallback
-from bridge.events import CATALOGUE, CONTACT_EVENTS, MAX_DEPTH, MAX_TEXT, SUITE_EVENTS, Entity, Event, parse
+from bridge.events import CATALOGUE, CONTACT_EVENTS, SUITE_EVENTS, Entity, Event
+from bridge.messages import MAX_DEPTH, MAX_TEXT, parse
 from tests.fuzz import targets as fuzz
 
 CORP = "dingcorp01"
@@ -142,7 +143,7 @@ class TestGolden:
         assert events.entities(event) == entities
         assert events.queue_of(event.type) == event_type
         assert bytes(event.payload) == dump(body)
-        assert event.id == ("e-1" if make is generation_b else events.fingerprint("acme", body))
+        assert event.id == ("e-1" if make is generation_b else messages.fingerprint("acme", body))
 
     @pytest.mark.parametrize("event_type", SUITE_PAYLOADS)
     def test_a_suite_event(self, event_type: str) -> None:
@@ -287,7 +288,7 @@ class TestIds:
     @pytest.mark.parametrize("event_id", ["", " ", "\0", None, True, []])
     def test_an_id_that_says_nothing_is_none(self, event_id: Any) -> None:
         body = {"EventType": "x", "eventId": event_id}
-        assert one(body).id == events.fingerprint("acme", body)
+        assert one(body).id == messages.fingerprint("acme", body)
 
     def test_a_pushed_row_without_a_sequence_goes_by_its_time(self) -> None:
         (event,) = pushed(row(biz_data='{"syncAction":"user_modify_org"}'))
@@ -300,7 +301,7 @@ class TestIds:
     def test_a_pushed_row_without_a_key_goes_by_its_content(self, name: str) -> None:
         sent = row()
         del sent[name]
-        assert pushed(sent)[0].id == events.fingerprint("acme", sent)
+        assert pushed(sent)[0].id == messages.fingerprint("acme", sent)
 
     @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
     def test_a_job_id_holds_only_what_rq_allows(self, event_id: str) -> None:
@@ -369,7 +370,7 @@ class TestPushedRows:
         assert kept.type == "user_modify_org"
         assert (lost.type, lost.corp_id, events.queue_of(lost.type)) == ("SYNC_HTTP_PUSH_HIGH", "appcorp", "other")
         body = {"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": [broken, row(), broken]}
-        assert json.loads(bytes(lost.payload)) == body and lost.id == events.fingerprint("acme", body)
+        assert json.loads(bytes(lost.payload)) == body and lost.id == messages.fingerprint("acme", body)
 
     def test_broken_data_keeps_the_rows_keys(self) -> None:
         (event,) = pushed(row(biz_data="no JSON"))
