@@ -111,7 +111,7 @@ STORE: tuple[Guard, ...] = (
         "            for kind, (table, key_of) in GUARDED.items():\n"
         "                keys = {key_of(entity): entity for entity in wanted if entity.kind == kind}\n"
         "                versions |= {row[0]: row[1] for row in _guards(connection, table, keys)}\n"
-        "        return Noted(versions, committed, made_for, fences, moment, time.monotonic())\n",
+        "        return Noted(versions, committed, made_for, held, moment, time.monotonic())\n",
         (T_REFRESH + "test_a_note_takes_the_time_after_what_the_datastore_held",),
     ),
     Guard(

@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 
 from bridge import events, messages, queues
 from bridge.accept import Acceptor
-from bridge.events import Event
+from bridge.events import Entity, Event
 from ops import compose
 from simulator.model import Membership
 from tests.installation import AES_KEY, CORP, Installation, installed
@@ -34,8 +34,8 @@ from tests.workers.helpers import an_event, chain_breaks
 from workers import batch, claimer, claims
 from workers.fold import Outcome, Waiting
 from workers.moment import Moment
-from workers.store import tables
-from workers.store.reads import Taken
+from workers.store import reads, tables
+from workers.store.reads import Due, Taken
 
 USER_GET = "/topapi/v2/user/get"
 
@@ -125,6 +125,24 @@ class TestApplying:
         assert calls(one_place) == 1
         assert statuses(one_place) == {known[0]: "applied"} | dict.fromkeys(known[1:], "folded")
         assert FinishedJobRegistry(queue=queue(one_place)).count == 10
+
+    @pytest.mark.parametrize(("seconds", "beside"), [(60.0, False), (0.0, True)])
+    def test_events_go_before_reads_that_are_due(
+        self, one_place: Installation, monkeypatch: pytest.MonkeyPatch, seconds: float, beside: bool
+    ) -> None:
+        """But not for long: beside events that never end they are looked for now and then."""
+        monkeypatch.setattr(batch, "BESIDE_SECONDS", seconds)
+        first, second, due = people(one_place)[:3]
+        accept(one_place, an_event(users=[first]))
+        one_place.worker.turn()  # it looks for what is due
+        with one_place.parts.store.writing() as connection:
+            reads.schedule(connection, [Due(Entity(CORP, "user", due), 0, "mark")])
+        one_place.worker.wait()  # an idle worker finds out what is due
+        accept(one_place, an_event(users=[second]))
+        one_place.worker.turn()
+        assert (due in {row["userid"] for row in one_place.rows(tables.users)}) is beside
+        one_place.worker.turn()
+        assert due in {row["userid"] for row in one_place.rows(tables.users)}
 
     def test_events_of_several_types_meet_in_a_batch(self, one_place: Installation) -> None:
         userid = people(one_place)[0]
