@@ -38,7 +38,7 @@ def sections(**changed: Any) -> dict[str, Any]:
     """Every section that holds a secret."""
     app = settings()["apps"][0]
     pairs = [{"token": TOKEN, "aes_key": AES_KEY}, {"token": OLD_TOKEN, "aes_key": OLD_KEY}]
-    suite = {"name": "suite", "kind": "suite", "owner_keys": ["suitekey01"], "suite_key": "suitekey01"}
+    suite: dict[str, Any] = {"name": "suite", "kind": "suite", "owner_keys": ["suitekey01"], "suite_key": "suitekey01"}
     suite |= {"suite_secret": SUITE_SECRET, "keys": [{"token": SUITE_TOKEN, "aes_key": AES_KEY}]}
     apps = [app | {"keys": pairs, "app_secret": APP_SECRET}, suite]
     return {"apps": apps, "console": {"users": {"admin": PASSWORD}}, "encryption_key": SEALING_KEY, **changed}
@@ -151,7 +151,7 @@ def test_no_log_metric_or_result(tmp_path: Path) -> None:
             callback = f"http://127.0.0.1:{ports['serve']}/callback"
             with processes(place, ports, log):
                 for verb, path in (("serve", "readyz"), ("console", "healthz")):
-                    wait_until(lambda v=verb, p=path: answers(f"http://127.0.0.1:{ports[v]}/{p}"), 90, verb)
+                    wait_until(lambda v=verb, p=path: answers(f"http://127.0.0.1:{ports[v]}/{p}"), 90, verb)  # type: ignore[misc]
                 wait_until(lambda: place.parts.connection.scard("rq:workers") == 2, 90, "both workers")
                 userid = place.simulator.truth("acme")["users"][0]["userid"]
                 message = envelopes.payload("user_modify_org", CORP, [userid])
@@ -162,8 +162,9 @@ def test_no_log_metric_or_result(tmp_path: Path) -> None:
                 for port in ports.values():
                     seen += urllib3.request("GET", f"http://127.0.0.1:{port}/metrics").data.decode()
                 given = place.environment() | {"PORT": str(ports["serve"])}
-                for verb in (("send", "check_url"), ("status", message["eventId"]), ("sync",)):
-                    command = [sys.executable, "-m", "ops", *verb, "--json"]
+                asked: tuple[tuple[str, ...], ...] = (("send", "check_url"), ("status", message["eventId"]), ("sync",))
+                for words in asked:
+                    command = [sys.executable, "-m", "ops", *words, "--json"]
                     result = subprocess.run(command, env=given, cwd=place.folder, capture_output=True, text=True)
                     assert result.returncode == 0, result.stderr
                     seen += result.stdout + result.stderr

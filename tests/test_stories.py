@@ -199,7 +199,7 @@ def test_a_merged_department_hands_over_its_people_and_its_departments(story: St
     into = next(row for row in story.departments() if row.parent_id == 1 and row is not merged)
     below = Department(900_001, merged.dept_id, "Below", 1)
     story.happen(
-        lambda edit: (edit.tenant.put_department(below), edit.tell("org_dept_create", departments=[below.dept_id]))
+        lambda edit: (edit.tenant.put_department(below), edit.tell("org_dept_create", departments=[below.dept_id]))  # type: ignore[func-returns-value]
     )
     people = members_of(story, merged.dept_id)
 

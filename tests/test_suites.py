@@ -81,8 +81,8 @@ class Stage:
         payload: dict[str, Any] = made["payload"]
         return payload
 
-    def accept(self, *messages: Mapping[str, Any]) -> None:
-        for message in messages:
+    def accept(self, *told: Mapping[str, Any]) -> None:
+        for message in told:
             happened = messages.parse(json.dumps(message).encode(), "shop", None).events
             Acceptor(self.place.parts.connection).accept(happened)
 
@@ -100,7 +100,7 @@ class Stage:
         connection = self.place.parts.connection
         for key in connection.scan_iter("rq:scheduled:*"):
             for member in connection.zrange(key, 0, -1):
-                connection.zadd(key, {member: 1})
+                connection.zadd(key, {member: 1})  # type: ignore[type-var]
         self.due_now()
 
     def due_now(self) -> None:
@@ -591,7 +591,7 @@ class TestTheCode:
             assert code not in msgspec.json.encode(stage.place.rows(table), enc_hook=str).decode(), table.name
         connection = stage.place.parts.connection
         for key in connection.scan_iter():
-            assert code.encode() not in connection.dump(key), key
+            assert code.encode() not in connection.dump(key), key  # type: ignore[operator]
 
     def test_another_key_opens_nothing(self, one_stage: Stage) -> None:
         one_stage.begin()

@@ -9,7 +9,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from benchmarks.peers.work import Work
 
-broker = RedisBroker(url=os.environ["REDIS"])
+broker = RedisBroker(url=os.environ["REDIS"])  # type: ignore[no-untyped-call]
 dramatiq.set_broker(broker)
 
 

@@ -30,15 +30,15 @@ class Work:
         self._store: Store = open_store(os.environ["DATASTORE"])
         self._http = urllib3.PoolManager(maxsize=CONNECTIONS)
         self._url = f"{os.environ['API']}/topapi/v2/user/get?access_token=bench"
-        with self._store.reading() as sql:
-            user = upsert(sql, users)
-            kept = [*_COLUMNS, "fetched_at", "raw"]
-            self._user = user.on_conflict_do_update(
-                index_elements=[users.c.corp_id, users.c.userid], set_={name: user.excluded[name] for name in kept}
-            )
-            self._events = upsert(sql, events).on_conflict_do_nothing()
-            self._departments = upsert(sql, department_members).on_conflict_do_nothing()
-            self._roles = upsert(sql, role_members).on_conflict_do_nothing()
+        dialect = self._store.engine.dialect.name
+        user = upsert(dialect, users)
+        kept = [*_COLUMNS, "fetched_at", "raw"]
+        self._user = user.on_conflict_do_update(
+            index_elements=[users.c.corp_id, users.c.userid], set_={name: user.excluded[name] for name in kept}
+        )
+        self._events = upsert(dialect, events).on_conflict_do_nothing()
+        self._departments = upsert(dialect, department_members).on_conflict_do_nothing()
+        self._roles = upsert(dialect, role_members).on_conflict_do_nothing()
 
     def apply(self, event: dict[str, Any]) -> None:
         """One event, as DingTalk sends it."""

@@ -20,6 +20,7 @@ from rq import Queue
 from benchmarks.api import answering
 from benchmarks.place import START_SECONDS, Place, payload, tree
 from benchmarks.row import Figures, Goal, Measure, Row, in_turn, ratio
+from bridge import messages
 from bridge.accept import Acceptor
 from tests.installation import CORP
 from tests.servers import fresh_database, running_postgresql, running_redis, wait_until
@@ -96,9 +97,9 @@ def _begun(name: str, kind: str, server: str, api: str, threads: int) -> Iterato
 def _ours(stack: ExitStack, here: Place, _threads: int) -> Contender:
     acceptor = Acceptor(here.redis)
 
-    def enqueue(messages: Sequence[dict[str, Any]]) -> None:
-        for first in range(0, len(messages), TOGETHER):
-            parsed = [messages.parse(json.dumps(m).encode(), "acme", CORP) for m in messages[first : first + TOGETHER]]
+    def enqueue(sent: Sequence[dict[str, Any]]) -> None:
+        for first in range(0, len(sent), TOGETHER):
+            parsed = [messages.parse(json.dumps(m).encode(), "acme", CORP) for m in sent[first : first + TOGETHER]]
             acceptor.accept([event for one in parsed for event in one.events])
 
     return Contender(here, stack.enter_context(here.working(2)), enqueue)
@@ -107,7 +108,7 @@ def _ours(stack: ExitStack, here: Place, _threads: int) -> Contender:
 def _dramatiq(stack: ExitStack, here: Place, threads: int) -> Contender:
     arguments = ["-m", "dramatiq", "benchmarks.peers.dramatiq_peer", "--processes", "2", "--threads", str(threads)]
     process = stack.enter_context(here.running(*arguments))
-    broker = RedisBroker(url=here.redis_url)
+    broker = RedisBroker(url=here.redis_url)  # type: ignore[no-untyped-call]
 
     def enqueue(messages: Sequence[dict[str, Any]]) -> None:
         for message in messages:
@@ -137,13 +138,13 @@ def _try_threads(api: str, threads: int) -> float:
 def _rate(contender: Contender, count: int, each: int) -> float:
     """Events a second from when the workers go on, who stand still while the events are enqueued."""
     here, people, measured = contender.here, count // each, next(_measured)
-    messages = [payload(number, people) for number in range(count)]
-    for message in messages:
+    sent = [payload(number, people) for number in range(count)]
+    for message in sent:
         message["userId"] = [f"{message['userId'][0]}-{measured}"]
     with here.store() as store:
         done = _count(store, tables.events) + count
         _signal(contender, signal.SIGSTOP)
-        contender.enqueue(messages)
+        contender.enqueue(sent)
         _signal(contender, signal.SIGCONT)
         begun = time.perf_counter()
         wait_until(lambda: _count(store, tables.events) >= done, PATIENCE, "the events")

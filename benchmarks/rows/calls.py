@@ -107,11 +107,11 @@ def _burst(here: Installation) -> float:
     random.Random(7).shuffle(named)
     acceptor = Acceptor(here.parts.connection)
     for first in range(0, BURST, TOGETHER):
-        messages = [
+        told = [
             {"EventType": "user_modify_org", "CorpId": CORP, "eventId": f"b{number}", "userId": [userid]}
             for number, userid in enumerate(named[first : first + TOGETHER], first)
         ]
-        parsed = [messages.parse(json.dumps(message).encode(), "acme", CORP) for message in messages]
+        parsed = [messages.parse(json.dumps(message).encode(), "acme", CORP) for message in told]
         acceptor.accept([event for one in parsed for event in one.events])
     dingtalk = {**here.settings["dingtalk"], "calls_per_second": PER_SECOND}
     parts = compose.open_parts(Config.model_validate({**here.settings, "dingtalk": dingtalk}))

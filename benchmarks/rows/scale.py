@@ -16,6 +16,7 @@ from benchmarks.row import Goal, Measure, Row, in_turn, ratio
 from bridge.accept import Acceptor
 from bridge.events import Entity, Event, queue_names
 from tests.installation import CORP
+from tests.workers.helpers import nobodys_suites
 from workers import answers
 from workers.batch import BatchWorker
 from workers.errors import ApiError
@@ -95,7 +96,7 @@ def _cost(here: Place, corps: Sequence[str], people: int) -> float:
     numbers = chosen.sample(range(len(corps) * people), WARM_UP + EVENTS)
     made = [_event(corps[number // people], f"user{number % people}") for number in numbers]
     with here.store() as store, here.redis as connection:
-        worker = _worker(store, connection)
+        worker = _worker(here, store, connection)
         for some, counts in ((made[:WARM_UP], False), (made[WARM_UP:], True)):
             Acceptor(connection).accept(some)
             begun = time.process_time()
@@ -106,9 +107,9 @@ def _cost(here: Place, corps: Sequence[str], people: int) -> float:
     raise AssertionError
 
 
-def _worker(store: Store, connection: redis.Redis) -> BatchWorker:
+def _worker(here: Place, store: Store, connection: redis.Redis) -> BatchWorker:
     refresher = Refresher(store, RedisClock(connection), _Everybody())  # type: ignore[arg-type]
-    folder = Folder(refresher, Registry(), SETTLE)
+    folder = Folder(refresher, Registry(), nobodys_suites(here.config, store, RedisClock(connection)), SETTLE)
     return BatchWorker(queue_names(), connection, store, folder, Dispatcher(store, connection))
 
 

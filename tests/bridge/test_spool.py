@@ -51,7 +51,7 @@ def test_a_segment_that_cannot_be_opened_stands_in_the_way_of_no_other(tmp_path:
 def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = []
     real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (syncs.append(1), real(descriptor)))
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (syncs.append(1), real(descriptor)))  # type: ignore[func-returns-value]
     source = Spool(tmp_path / "spool")
 
     def add(numbers: Sequence[int]) -> None:
@@ -204,7 +204,7 @@ def test_two_drainers_never_hold_the_same_segment(tmp_path: Path) -> None:
     with_one = source.drainable()
     next(with_one)
     assert drained(other) == []
-    with_one.close()
+    with_one.close()  # type: ignore[attr-defined]
     assert drained(other) == ["e1"]
 
 

@@ -29,7 +29,7 @@ class Shared:
             if number == 0:
                 assert self._begun.wait(10)
             else:
-                wait_until(lambda number=number: len(self._together._waiting) == number, what="the thread to wait")
+                wait_until(lambda number=number: len(self._together._waiting) == number, what="the thread to wait")  # type: ignore[misc]
         self._go_on.set()
         assert not wait(futures, 10).not_done
         return futures

@@ -104,7 +104,7 @@ class House:
         worker = self._workers[name]
         self._hired += 1
         worker.claims = Claims(self.connection, f"{name}{self._hired}", tuple(CONTACT_EVENTS))
-        worker.claims.wait = lambda _seconds: None  # type: ignore[method-assign]
+        worker.claims.wait = lambda seconds: None  # type: ignore[method-assign]
         worker.put_off_due, worker._next_due = None, 0
 
         def turn() -> bool:
@@ -214,7 +214,7 @@ class House:
         with self.store.reading() as sql:
             due = [reads.next_due(sql)]
         for key in self.connection.scan_iter("rq:scheduled:*"):
-            (_, score), *_ = self.connection.zrange(key, 0, 0, withscores=True)
+            (_, score), *_ = self.connection.zrange(key, 0, 0, withscores=True)  # type: ignore[str-unpack]
             due.append(round(score * SECOND))
         for key in self.connection.scan_iter("bridge:claimed:*"):
             name = key.decode().rpartition(":")[2]

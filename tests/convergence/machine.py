@@ -86,7 +86,7 @@ class Convergence(RuleBasedStateMachine):
         self.truths = [self.house.facts()]
         self.checked: set[str] = set()
         self.commits = self.house.commits
-        self.kept: list[tuple[bytes, bytes]] = []
+        self.kept: list[tuple[bytes, bytes | None]] = []
 
     # The organisation and its callbacks
 
@@ -280,7 +280,7 @@ class Convergence(RuleBasedStateMachine):
 
     def _change(self, kind: str, named: str | int | None) -> None:
         if kind == "toggle" and named is not None:
-            kind = "org_admin_remove" if self.house.tenant.users.rows[named].admin_level else "org_admin_add"
+            kind = "org_admin_remove" if self.house.tenant.users.rows[named].admin_level else "org_admin_add"  # type: ignore[index]
         try:
             made = self.house.changes.make(kind, named)
         except ImpossibleChange:

@@ -19,12 +19,12 @@ def organisation(corp_id: str) -> Tenant:
     tenant = Tenant(corp_id, "公司")
     tenant.put_department(Department(LEFT, ROOT, "左", 1))
     tenant.put_department(Department(BELOW, LEFT, "下", 2**57))
-    for group_id, role_ids in ((FIRST_GROUP, (FIRST,)), (SECOND_GROUP, (SECOND, THIRD))):
+    for group_id, ids in ((FIRST_GROUP, (FIRST,)), (SECOND_GROUP, (SECOND, THIRD))):
         tenant.put_role_group(RoleGroup(group_id, f"组{group_id}"))
-        for role_id in role_ids:
+        for role_id in ids:
             tenant.put_role(Role(role_id, group_id, f"角色{role_id}"))
-    places = ((ROOT, LEFT), (LEFT,), (BELOW,), (LEFT, BELOW))
-    held = ((FIRST,), (SECOND,), (SECOND, THIRD), ())
+    places: tuple[tuple[int, ...], ...] = ((ROOT, LEFT), (LEFT,), (BELOW,), (LEFT, BELOW))
+    held: tuple[tuple[int, ...], ...] = ((FIRST,), (SECOND,), (SECOND, THIRD), ())
     for number, (dept_ids, role_ids) in enumerate(zip(places, held, strict=True)):
         user = new_user(
             rng, number + 1, tuple(Membership(key, number + 1, number < 2) for key in dept_ids), f"u{number}"

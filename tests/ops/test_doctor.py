@@ -73,7 +73,9 @@ def looked(place: Installation, given: dict[str, Any], app: str, told: bool = Tr
     """What doctor finds once DingTalk has called back."""
     with serving(place, given) as url:
         if told:
-            event = {"acme": lambda: place.simulator.change("acme", "user_modify_org", generation="B")}
+            event: dict[str, Callable[[], object]] = {
+                "acme": lambda: place.simulator.change("acme", "user_modify_org", generation="B")
+            }
             event |= {"shop": lambda: place.simulator.push("shop", "change_auth")}
             event[app]()
             wait_until(lambda: noted(place, app), 20, "the note of a callback")

@@ -150,7 +150,13 @@ def test_wrong_usage_is_told(arguments: list[str], said: str, tmp_path: Path) ->
 def record_many(place: Installation, count: int, corp: str) -> None:
     """Recorded events; some were received at the same moment, as `accept` takes many in one call."""
     payload = {"EventType": "user_modify_org", "CorpId": corp, "userId": ["u"], "diffInfo": "x" * 400}
-    row = {"app": "acme", "corp_id": corp, "type": "user_modify_org", "via": "http", "status": "applied"}
+    row: dict[str, Any] = {
+        "app": "acme",
+        "corp_id": corp,
+        "type": "user_modify_org",
+        "via": "http",
+        "status": "applied",
+    }
     row |= {"payload": payload, "user_ids": ["u"], "dept_ids": [], "role_ids": []}
     begun = datetime(2026, 1, 31, tzinfo=UTC)
     with place.parts.store.writing() as connection:

@@ -75,7 +75,7 @@ def test_each_kind_changes_the_truth_and_tells(kind: str, seed: int) -> None:
         for generation in ("A", "B"):
             told = payload(event, "corp", generation)  # type: ignore[arg-type]
             envelope = ENVELOPE[generation]
-            assert {name: type(told.pop(name)) for name in envelope} == envelope
+            assert {name: type(told.pop(name)) for name in envelope} == envelope  # type: ignore[attr-defined]
             assert set(told) <= EXTRA[event.type][generation]
             needed = EXTRA[event.type][generation] - {"OptStaffId", "optStaffId", "diffInfo"}
             assert needed <= set(told)

@@ -189,7 +189,7 @@ def test_what_a_copy_that_was_broken_off_has_found_is_not_lost(
         steps = start(place)
         while next(steps).read == 0:
             assert differences(place) != []
-        steps.close()
+        steps.close()  # type: ignore[attr-defined]
         assert differences(place) != []
         if finisher == "another copy":
             assert copy(place).faults == []
@@ -305,7 +305,7 @@ def test_one_broken_off_long_ago_or_under_another_redis_begins_anew(
     steps = start(one_place)
     while next(steps).read < 40:
         assert versions(one_place) <= {1}
-    steps.close()
+    steps.close()  # type: ignore[attr-defined]
     with one_place.parts.store.writing() as connection:
         connection.execute(sa.update(tables.copies).values(change))
     copy(one_place)

@@ -73,7 +73,7 @@ def work_off(place: Installation) -> None:
 
 def make_due(place: Installation) -> None:
     for job in place.parts.connection.zrange("rq:scheduled:jobs", 0, -1):
-        place.parts.connection.zadd("rq:scheduled:jobs", {job: 1})
+        place.parts.connection.zadd("rq:scheduled:jobs", {job: 1})  # type: ignore[type-var]
 
 
 def queue(place: Installation) -> Queue:
@@ -261,7 +261,7 @@ def test_what_is_past_its_time_is_forgotten_but_not_what_is_owed(place: Installa
     with place.parts.store.writing() as connection:
         old = sa.func.coalesce(sa.null(), sa.literal("2020-01-01T00:00:00+00:00"))
         if connection.dialect.name == "postgresql":
-            old = sa.cast(old, sa.DateTime(timezone=True))
+            old = sa.cast(old, sa.DateTime(timezone=True))  # type: ignore[assignment]
         connection.execute(sa.update(tables.events).values(received_at=old))
     parts = place.parts
     clock = Clock(parts.connection, parts.store, jobs.Dispatcher(parts.store, parts.connection), place.config.retention)

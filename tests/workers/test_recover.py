@@ -64,7 +64,13 @@ def one_place(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
 @contextmanager
 def a_suite(redis_url: str, datastore_url: str, folder: Path) -> Iterator[Installation]:
     """A third-party app that has its ticket."""
-    app = {"name": "acme", "kind": "suite", "owner_keys": ["suitekey1"], "suite_key": "suitekey1", "corp_id": CORP}
+    app: dict[str, Any] = {
+        "name": "acme",
+        "kind": "suite",
+        "owner_keys": ["suitekey1"],
+        "suite_key": "suitekey1",
+        "corp_id": CORP,
+    }
     app |= {"suite_secret": "s3cret", "keys": [{"token": "tok3nForTests", "aes_key": AES_KEY}]}
     with installed(redis_url, datastore_url, folder, apps=[app], encryption_key="k" * 32) as installation:
         ticket = {"suite_key": "suitekey1", "ticket": installation.simulator.app("acme").ticket}
@@ -429,7 +435,7 @@ def a_reply(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     def send(self: DingTalk, call: str, *args: Any) -> Any:
         response = plain(self, call, *args)
         if call == INTERNAL_CALL:
-            response._body = body
+            response._body = body  # type: ignore[attr-defined]
         return response
 
     monkeypatch.setattr(DingTalk, "_send", send)
