@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.report import Result
 from benchmarks.row import Row
-from benchmarks.rows import applied, calls, copy, drain, latency, memory, receiver, scale, steady
+from benchmarks.rows import applied, calls, copy, drain, latency, memory, receiver, scale, shares, steady
 
 #: In the order of the table of what must hold.
 ROWS = {
@@ -26,6 +26,7 @@ ROWS = {
         copy.ROW,
         memory.ROW,
         *scale.ROWS,
+        shares.ROW,
     )
 }
 ROUNDS = 5

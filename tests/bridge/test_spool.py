@@ -181,7 +181,8 @@ def test_a_record_of_another_version_is_kept_aside(tmp_path: Path) -> None:
 def test_the_segment_of_a_living_writer_is_left_alone_and_that_of_a_dead_one_drained(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     program = (
-        "import sys, time, json; from pathlib import Path; from bridge import messages; from bridge.spool import Spool\n"
+        "import sys, time, json; from pathlib import Path\n"
+        "from bridge import messages; from bridge.spool import Spool\n"
         "message = json.dumps({'EventType': 'user_add_org', 'eventId': 'theirs', 'CorpId': 'c', 'userId': ['u']})\n"
         "Spool(Path(sys.argv[1])).add(messages.parse(message.encode(), 'acme', None).events)\n"
         "print('added', flush=True); time.sleep(60)\n"
