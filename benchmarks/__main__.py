@@ -21,6 +21,7 @@ ROWS = {
         steady.ROW,
         *calls.ROWS,
         applied.ROW,
+        applied.BY_WORKERS,
         latency.ROW,
         drain.ROW,
         copy.ROW,

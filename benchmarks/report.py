@@ -47,7 +47,8 @@ def show(result: Result, console: Console) -> None:
     for goal, value in result.goals():
         limits = (_number(goal.least), _number(goal.aim))
         table.add_row(goal.name, *map(_number, value), *limits, verdict(goal, value))
-    console.print(table)
+    if result.row.goals:
+        console.print(table)
     console.print(f"{len(result.rounds)} rounds; load of this machine at the beginning {result.load:.1f}")
 
 
@@ -92,7 +93,9 @@ def _markdown(results: Sequence[Result]) -> str:
         ]
         lines += ["| figure | median | least | most |", "|---|---|---|---|"]
         lines += [f"| {name} | {' | '.join(map(_number, value))} |" for name, value in result.figures().items()]
-        lines += ["", "| goal | median | least | most | at least | aim | verdict |", "|---|---|---|---|---|---|---|"]
+        lines.append("")
+        if result.row.goals:
+            lines += ["| goal | median | least | most | at least | aim | verdict |", "|---|---|---|---|---|---|---|"]
         lines += [
             f"| {goal.name} | {' | '.join(map(_number, (*value, goal.least, goal.aim)))} | {verdict(goal, value)} |"
             for goal, value in result.goals()

@@ -38,6 +38,8 @@ STORES = ("sqlite", "postgresql")
 #: Events that are accepted in one call.
 TOGETHER = 64
 RQ_WORKERS = 8
+#: Sync workers beside the others, and the numbers of them that are compared with one another.
+WORKERS, SIZES = 2, (1, 2, 4)
 #: Events before the first measurement, so that everything has begun.
 WARM_UP = 64
 #: Numbers the measurements, so that each has people of its own.
@@ -59,9 +61,9 @@ def prepared() -> Iterator[Measure]:
     with answering(API_MS) as api, running_postgresql() as server, ExitStack() as stack:
         threads = max(THREADS, key=lambda count: _try_threads(api, count))
         contenders = {
-            (name, kind): stack.enter_context(_begun(name, kind, server, api, threads))
+            (name, kind): stack.enter_context(_begun(name, kind, server, api, size))
             for kind in STORES
-            for name in COUNTS
+            for name, size in (("dingbridge", WORKERS), ("dramatiq", threads), ("rq", RQ_WORKERS))
         }
 
         def measure(number: int) -> dict[str, float]:
@@ -77,8 +79,24 @@ def prepared() -> Iterator[Measure]:
 
 
 @contextmanager
-def _begun(name: str, kind: str, server: str, api: str, threads: int) -> Iterator[Contender]:
-    """One contender with its own Redis, datastore and processes."""
+def by_workers() -> Iterator[Measure]:
+    """The workers of one number run at a time."""
+    with answering(API_MS) as api, running_postgresql() as server:
+
+        def measure(number: int) -> dict[str, float]:
+            figures = {}
+            for kind in STORES:
+                for size in map(int, in_turn(number, list(map(str, SIZES)))):
+                    with _begun("dingbridge", kind, server, api, size) as contender:
+                        figures[f"{kind}, sync workers: {size}, events/s"] = _rate(contender, COUNTS["dingbridge"], 1)
+            return figures
+
+        yield measure
+
+
+@contextmanager
+def _begun(name: str, kind: str, server: str, api: str, size: int) -> Iterator[Contender]:
+    """One contender with its own Redis, datastore and processes; `size` of these, of dramatiq's two the threads."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="dingbridge-bench-")))
         url = f"sqlite:///{folder}/dingbridge.db"
@@ -89,12 +107,12 @@ def _begun(name: str, kind: str, server: str, api: str, threads: int) -> Iterato
         here.prepare()
         here.environment |= {"REDIS": redis_url, "DATASTORE": url, "API": api}
         start = {"dingbridge": _ours, "dramatiq": _dramatiq, "rq": _rq}[name]
-        contender = start(stack, here, threads)
+        contender = start(stack, here, size)
         _rate(contender, WARM_UP, 1)
         yield contender
 
 
-def _ours(stack: ExitStack, here: Place, _threads: int) -> Contender:
+def _ours(stack: ExitStack, here: Place, workers: int) -> Contender:
     acceptor = Acceptor(here.redis)
 
     def enqueue(sent: Sequence[dict[str, Any]]) -> None:
@@ -102,7 +120,7 @@ def _ours(stack: ExitStack, here: Place, _threads: int) -> Contender:
             parsed = [messages.parse(json.dumps(m).encode(), "acme", CORP) for m in sent[first : first + TOGETHER]]
             acceptor.accept([event for one in parsed for event in one.events])
 
-    return Contender(here, stack.enter_context(here.working(2)), enqueue)
+    return Contender(here, stack.enter_context(here.working(workers)), enqueue)
 
 
 def _dramatiq(stack: ExitStack, here: Place, threads: int) -> Contender:
@@ -117,11 +135,11 @@ def _dramatiq(stack: ExitStack, here: Place, threads: int) -> Contender:
     return Contender(here, [process], enqueue)
 
 
-def _rq(stack: ExitStack, here: Place, _threads: int) -> Contender:
+def _rq(stack: ExitStack, here: Place, workers: int) -> Contender:
     command = ("-m", "benchmarks.peers.rq_peer")
-    processes = [stack.enter_context(here.running(*command)) for _ in range(RQ_WORKERS)]
+    processes = [stack.enter_context(here.running(*command)) for _ in range(workers)]
     queue = Queue("events", connection=here.redis)
-    wait_until(lambda: here.redis.scard("rq:workers") == RQ_WORKERS, START_SECONDS, "RQ's workers")
+    wait_until(lambda: here.redis.scard("rq:workers") == workers, START_SECONDS, "RQ's workers")
 
     def enqueue(messages: Sequence[dict[str, Any]]) -> None:
         for message in messages:
@@ -168,10 +186,11 @@ def _against(other: str, load: str, kind: str) -> Callable[[Figures], float]:
     return ratio(*(f"{name}, {load}, {kind}, events/s" for name in ("dingbridge", other)))
 
 
+BY_WORKERS = Row("workers", f"{COUNTS['dingbridge']} events that wait, API at {API_MS} ms", by_workers, [], rounds=2)
 ROW = Row(
     "applied",
     f"events that wait ({', '.join(f'{name} {count}' for name, count in COUNTS.items())}), API at {API_MS} ms, "
-    f"2 sync workers, dramatiq 2 processes, RQ {RQ_WORKERS} SimpleWorkers",
+    f"{WORKERS} sync workers, dramatiq 2 processes, RQ {RQ_WORKERS} SimpleWorkers",
     prepared,
     [
         *(
