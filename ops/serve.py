@@ -1,6 +1,7 @@
 """The receiver under gunicorn: `python -m ops.serve` in an environment where its processes share their metrics."""
 
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -51,7 +52,9 @@ def main() -> None:
     port = configuration.port("serve")
 
     def make() -> Flask:
-        return create_receiver(config, queues.connect(config, Patience.RECEIVER))
+        app = create_receiver(config, queues.connect(config, Patience.RECEIVER))
+        gc.freeze()  # what is here now stays: the collector need not look through it again
+        return app
 
     log.info("receiving", callbacks=f"http://{bind_address(config.listen, port)}/callback/<app>")
     extra = {"proc_name": "dingbridge-serve", "child_exit": _forget_process}

@@ -1,5 +1,6 @@
 """An RQ worker of our own kind: it takes jobs by claims under a lease, and ends only when it is told to."""
 
+import gc
 import os
 import threading
 import time
@@ -72,6 +73,7 @@ class Claimer(SimpleWorker, ABC):
         self.bootstrap(logging_level="WARNING")
         renewing = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         renewing.start()
+        gc.freeze()  # what is here now stays: the collector need not look through it again
         failures = 0
         try:
             while not self.stopping.is_set():
