@@ -4,11 +4,11 @@ import pytest
 
 from tests.convergence.run import postgresql, run, sqlite
 
-#: Enough that the loss of a guard that others do not cover for is met.
-EXAMPLES = 40
+#: A few hundred on both datastores together; `make test-long` runs thousands.
+EXAMPLES = 150
 SEED = 1
 
-#: Seconds; half a minute where nobody else computes.
+#: Seconds; a minute where nobody else computes.
 pytestmark = pytest.mark.timeout(1200)
 
 
