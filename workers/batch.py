@@ -25,8 +25,9 @@ BATCH = 64
 CORP_SHARE = 12
 #: Reads of a full copy that an idle worker takes at once: few, as events wait until they are made.
 BULK = 8
-#: Seconds between two looks for reads that are due while events come in one after another, which go first.
-BESIDE_SECONDS = 1.0
+#: Events go first: so many reads that are due are taken beside them at once, and after a look that found fewer, none
+#: for so many seconds.
+BESIDE, BESIDE_SECONDS = 16, 1.0
 #: Seconds until a failed attempt is made again: the first, doubled up to the second, each with up to 25 % more.
 RETRY_SECONDS = (2.0, 900.0)
 #: Attempts after which an event is given up: about eight hours of trying.
@@ -62,8 +63,8 @@ class BatchWorker(Claimer):
         self._clock = RedisClock(connection)
         #: Redis' microseconds at which the next noted read comes due; None where none is known.
         self._next_due: int | None = 0
-        #: When this process (time.monotonic) last took reads that were due.
-        self._taken = 0.0
+        #: When (time.monotonic) it last saw all the reads that were due.
+        self._looked = 0.0
 
     def turn(self) -> bool:
         """One batch: claim, apply, tell Redis."""
@@ -76,25 +77,29 @@ class BatchWorker(Claimer):
 
     def _take_due(self, claimed: int) -> list[Taken]:
         """The reads that are due; the datastore is asked only when one can be, and beside events not each time."""
-        if self._next_due is None or claimed >= self._batch:
+        begun = time.monotonic()
+        if claimed and begun - self._looked < BESIDE_SECONDS:
             return []
-        if claimed and time.monotonic() - self._taken < BESIDE_SECONDS:
+        if not claimed and self._next_due is None:
             return []
         now = self._clock.now().micros
-        if now < self._next_due:
+        if not claimed and now < (self._next_due or 0):
             return []
-        self._taken = time.monotonic()
+        limit = BESIDE if claimed else self._batch
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, self._batch - claimed, Priority.EVENT)
+            taken = reads.take(connection, now, limit, Priority.EVENT)
             if not taken and not claimed:
                 taken = reads.take(connection, now, BULK, Priority.COPY)
             self._next_due = reads.next_due(connection)
+        if len(taken) < limit:
+            self._looked = begun
         return taken
 
     def wait(self) -> None:
         """Until an event is accepted, or something noted or put off comes due."""
         with self._store.reading() as connection:
             self._next_due = reads.next_due(connection)
+        self._looked = time.monotonic()
         limits = [IDLE_SECONDS]
         if self.put_off_due is not None:
             limits.append(self.put_off_due)

@@ -34,7 +34,7 @@ LONGEST_SECONDS = 60
 NO_LIMIT_SECONDS = 0.05
 
 #: µs by which a caller may come late to its time, as DingTalk's limit has room for that; then it gets another time.
-#: An answer of Redis that took longer may tell of a time long past.
+#: An answer of Redis that took longer may tell of a time long past, and is asked for once more.
 #: It also finds out so that Redis' clock stepped forward, past times that sleepers hold.
 LATE_US = 300_000
 
@@ -208,20 +208,20 @@ class Budget:
     def _wait(self, app: str, call: str, bulk_limit: int, deadline: float | None) -> None:
         """Sleeps by this host's clock alone, so a step of Redis' clock lengthens no sleep."""
         keys = _keys(app, call)
-        held, due = 0, 0.0
+        held, due, late = 0, 0.0, False
         while True:
             longest = _NO_LIMIT_US if deadline is None else max(0, int((deadline - time.monotonic()) * 1e6))
             args: list[str | int] = [*self._limits, bulk_limit, int(PATIENCE_SECONDS * 1e6), longest, LATE_US]
             args += [f"{app} {call}", held]
             asked = time.monotonic()
             wait_us, slot = self._acquire(keys=keys, args=args)
-            in_time = (time.monotonic() - asked) * 1e6 < LATE_US
+            was_late, late = late, self._limited and (time.monotonic() - asked) * 1e6 > LATE_US
             if wait_us < 0:
                 raise _too_late(call, -wait_us / 1e6)
             if slot == 0 or slot != held:
                 held, due = slot, time.monotonic() + wait_us / 1e6
             left = due - time.monotonic()
-            if held and left <= 0 and in_time:
+            if held and left <= 0 and (was_late or not late):
                 return
             time.sleep(max(0.0, min(left, LOOK_SECONDS)))
 

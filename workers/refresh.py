@@ -195,6 +195,7 @@ def _hold_fences(tx: Connection, answers: Mapping[Entity, Answer]) -> dict[str, 
     """Each corp's fence as it was noted by whoever may go on, held until the end of the transaction.
 
     In share mode; a corp that is dissolved is fenced for good: reads that began before are not written any more.
+    Whoever makes a fence makes the corp's row, too.
     """
     corps = sorted({entity.corp_id for entity in answers})
     if not corps:

@@ -40,8 +40,8 @@ TOGETHER = 64
 RQ_WORKERS = 8
 #: Sync workers beside the others, and the numbers of them that are compared with one another.
 WORKERS, SIZES = 2, (1, 2, 4)
-#: Events before the first measurement, so that everything has begun.
-WARM_UP = 64
+#: Events before the first measurement, so that every process has begun.
+WARM_UP = 256
 #: Numbers the measurements, so that each has people of its own.
 _measured = itertools.count()
 #: Seconds in which what is slow must have ended.

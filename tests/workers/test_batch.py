@@ -108,6 +108,16 @@ def permit(place: Installation, *names: str) -> None:
     access.permissions = access.permissions | set(names)
 
 
+def noted(place: Installation, *userids: str) -> None:
+    """Reads that are due, though no event waits for them."""
+    with place.parts.store.writing() as connection:
+        reads.schedule(connection, [Due(Entity(CORP, "user", userid), 0, "mark") for userid in userids])
+
+
+def known(place: Installation) -> set[str]:
+    return {row["userid"] for row in place.rows(tables.users)}
+
+
 class TestApplying:
     def test_an_event_is_applied_and_its_job_finished(self, place: Installation) -> None:
         userid = people(place)[0]
@@ -126,23 +136,25 @@ class TestApplying:
         assert statuses(one_place) == {known[0]: "applied"} | dict.fromkeys(known[1:], "folded")
         assert FinishedJobRegistry(queue=queue(one_place)).count == 10
 
-    @pytest.mark.parametrize(("seconds", "beside"), [(60.0, False), (0.0, True)])
-    def test_events_go_before_reads_that_are_due(
-        self, one_place: Installation, monkeypatch: pytest.MonkeyPatch, seconds: float, beside: bool
-    ) -> None:
-        """But not for long: beside events that never end they are looked for now and then."""
-        monkeypatch.setattr(batch, "BESIDE_SECONDS", seconds)
-        first, second, due = people(one_place)[:3]
-        accept(one_place, an_event(users=[first]))
-        one_place.worker.turn()  # it looks for what is due
-        with one_place.parts.store.writing() as connection:
-            reads.schedule(connection, [Due(Entity(CORP, "user", due), 0, "mark")])
-        one_place.worker.wait()  # an idle worker finds out what is due
-        accept(one_place, an_event(users=[second]))
+    def test_events_go_before_reads_that_are_due(self, one_place: Installation) -> None:
+        named, due = people(one_place)[:2]
+        noted(one_place, due)
+        one_place.worker.wait()  # it sees what is due
+        accept(one_place, an_event(users=[named]))
         one_place.worker.turn()
-        assert (due in {row["userid"] for row in one_place.rows(tables.users)}) is beside
+        assert due not in known(one_place)
         one_place.worker.turn()
-        assert due in {row["userid"] for row in one_place.rows(tables.users)}
+        assert due in known(one_place)
+
+    def test_but_not_for_long(self, one_place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Beside full batches that never end, too: a few at once, and no pause while there are more."""
+        monkeypatch.setattr(batch, "BESIDE", 2)
+        named, *due = people(one_place)[:6]
+        noted(one_place, *due)
+        for _ in range(3):
+            accept(one_place, *(an_event(users=[named]) for _ in range(batch.BATCH)))
+            one_place.worker.turn()
+        assert set(due) <= known(one_place)
 
     def test_events_of_several_types_meet_in_a_batch(self, one_place: Installation) -> None:
         userid = people(one_place)[0]

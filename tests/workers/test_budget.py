@@ -26,12 +26,12 @@ class Watched(redis.Redis):
         self.given: set[int] = set()
         self.times: list[int] = []
         self.looks = 0
-        #: Seconds by which the next answer comes late.
-        self.late = 0.0
+        #: Seconds by which the next answer comes late, and those after it.
+        self.late = self.always_late = 0.0
 
     def evalsha(self, sha: str, numkeys: int, *args: Any) -> Any:
         answer = super().evalsha(sha, numkeys, *args)
-        late, self.late = self.late, 0.0
+        late, self.late = self.late, self.always_late
         time.sleep(late)
         self.looks += 1
         held = args[-1]
@@ -137,6 +137,18 @@ def test_a_time_that_was_told_too_late_is_given_anew(connect: Callable[[], Watch
     budget.acquire("acme", CALL)
     _, told_late, anew = client.times
     assert anew - told_late > 2 * LATE_US
+
+
+def test_a_redis_that_is_always_slow_holds_nobody(connect: Callable[[], Watched]) -> None:
+    client = connect()
+    budget = Budget(client, 15)
+    budget.acquire("acme", CALL)
+    client.late = client.always_late = 1.1 * LATE_US / 1e6
+    assert seconds(lambda: budget.acquire("acme", CALL)) < 5
+    unlimited = Budget(client, 0)
+    client.looks, client.late = 0, client.always_late
+    unlimited.acquire("acme", CALL)
+    assert client.looks == 1
 
 
 def test_no_limit_still_pauses(connect: Callable[[], Watched]) -> None:

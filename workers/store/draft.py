@@ -63,7 +63,7 @@ class Cause(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """What pushed rows have to do with answers, each row given by its place (see bridge.events.Row)."""
+    """What pushed rows have to do with answers, each row given by its place (see bridge.messages.Row)."""
 
     #: The row that an answer was taken from, as DingTalk could not be asked.
     taken: Mapping[Entity, str]
