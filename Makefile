@@ -26,7 +26,7 @@ lint: $(VENV)/installed-dev  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed-dev  ## speed beside peers, into benchmarks/results/; 25 minutes on a quiet machine; ROWS="receiver drain" for some
+bench: $(VENV)/installed-dev  ## speed beside peers, into benchmarks/results/; 35 minutes on a quiet machine; ROWS="receiver drain" for some
 	$(BIN)/python -m benchmarks $(ROWS)
 
 chaos: $(VENV)/installed-dev  ## faults under load, one after another; half an hour, root for two of them

@@ -42,7 +42,7 @@ def measure(row: Row, rounds: int, console: Console) -> Result:
             begun = time.monotonic()
             taken.append(take(number))
             console.print(f"[dim]{row.name}, round {number + 1}, {time.monotonic() - begun:.0f} s[/dim]")
-    return Result(row, taken, load)
+    return report.result(row, taken, load)
 
 
 def main() -> None:
@@ -54,12 +54,10 @@ def main() -> None:
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(1))  # and stop what was started
     console = Console(width=max(120, Console().width), highlight=False)
-    results = []
     for name in given.rows or ROWS:
-        results.append(measure(ROWS[name], given.rounds, console))
-        report.show(results[-1], console)
-    if not given.rows:
-        console.print("written:", *report.write(results))
+        result = measure(ROWS[name], given.rounds, console)
+        report.show(result, console)
+        console.print("written:", *report.write([result], list(ROWS)))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,6 @@ class Goal(NamedTuple):
     #: Whether more is better.
     more: bool = True
 
-    def holds(self, value: float) -> bool:
-        return value >= self.least if self.more else value <= self.least
-
-    def hits(self, value: float) -> bool:
-        return value >= self.aim if self.more else value <= self.aim
-
 
 def figure(name: str) -> Callable[[Figures], float]:
     """Goal of a figure itself."""

@@ -1,6 +1,5 @@
 """The benchmarks' own sums: what is reached, what a report says, and that every row can be asked for."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from benchmarks import report
@@ -27,8 +27,8 @@ SOONER = Goal("late, ms", figure("late"), 100, 20, more=False)
 ROW = Row("sample", "of nothing", nothing, [FASTER, SOONER])
 
 
-def result(*rounds: Mapping[str, float]) -> Result:
-    return Result(ROW, rounds, 0.5)
+def result(*rounds: Mapping[str, float], row: Row = ROW) -> Result:
+    return report.result(row, rounds, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,26 @@ def test_the_median_of_the_rounds_ratios_decides(ours: float, late: float, verdi
         {"ours": ours, "theirs": 1, "late": late},
         {"ours": 0.1, "theirs": 1, "late": 999},
     ]
-    assert [report.verdict(goal, value) for goal, value in result(*rounds).goals()] == verdicts
+    assert [goal.verdict for goal in result(*rounds).goals] == verdicts
 
 
 def test_a_run_is_written_for_people_programs_and_eyes(tmp_path: Path) -> None:
-    report.write([result({"ours": 3, "theirs": 1, "late": 50}, {"ours": 6, "theirs": 2, "late": 70})], tmp_path)
+    told = result({"ours": 3, "theirs": 1, "late": 50}, {"ours": 6, "theirs": 2, "late": 70})
+    report.write([told], ["sample"], tmp_path)
     assert "| ours against theirs | 3 | 3 | 3 | 2 | 4 | reached |" in (tmp_path / "results.md").read_text()
-    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert row["goals"]["late, ms"] == {"median": 60, "least": 50, "most": 70, "at least": 100, "aim": 20}
+    (row,) = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=list[Result])
+    assert row == told
     drawn = ElementTree.fromstring((tmp_path / "results.svg").read_text())
     assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == len(ROW.goals)
+
+
+def test_a_row_replaces_what_was_kept_of_it_and_leaves_the_others(tmp_path: Path) -> None:
+    figures = {"ours": 3, "theirs": 1, "late": 50}
+    order = ["first", "second"]
+    report.write([result(figures, row=ROW._replace(name=name)) for name in order], order, tmp_path)
+    report.write([result(figures | {"late": 10}, row=ROW._replace(name="second"))], order, tmp_path)
+    kept = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=list[Result])
+    assert [(row.row, row.figures["late"].median) for row in kept] == [("first", 50), ("second", 10)]
 
 
 def test_nobody_is_always_first() -> None:

@@ -157,8 +157,9 @@ def test_five_thousand_events_on_five_hundred_users(redis_url: str, tmp_path: Pa
             accept(place, *(an_event(users=[userid]) for userid in named[start : start + 100]))
         with watched(place) as refusals, another_host(place, calls_per_second=15) as elsewhere, working(elsewhere):
             wait_until(lambda: settled(place, 5000), 240, "the events")
-        # Echoes and the lists of admins included.
-        assert place.simulator.calls.as_dict()["total"] <= 600
+        # Echoes included; besides, whoever is an admin makes a list of admins due.
+        assert calls(place)["calls"] <= 600
+        assert place.simulator.calls.as_dict()["total"] <= 630
         assert refusals.none()
         assert {row["status"] for row in place.rows(tables.events)} == {"applied", "folded"}
 
