@@ -22,7 +22,7 @@ from workers.store.reads import Priority, Taken
 #: Jobs taken at once: enough to share a commit, few enough to lose little when one is poison.
 BATCH = 64
 #: Of these at most for one corp, where there are many: whoever comes next waits for the batch at hand to end.
-CORP_SHARE = 12
+CORP_SHARE = 6
 #: Reads of a full copy that an idle worker takes at once: few, as events wait until they are made.
 BULK = 8
 #: Events go first: so many reads that are due are taken beside them at once, and after a look that found fewer, none
