@@ -15,7 +15,7 @@ run: $(VENV)/installed  ## run everything on this machine, against a simulated D
 	@exec $(BIN)/dingbridge run --demo
 
 test: $(VENV)/installed-dev  ## the whole test suite, some files at a time
-	$(BIN)/pytest --numprocesses $(AT_ONCE) --dist loadfile
+	$(BIN)/pytest --numprocesses $(AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed-dev  ## the state machine over thousands of random histories, on each datastore
 	$(BIN)/python -m tests.convergence --examples $(EXAMPLES)

@@ -5,7 +5,7 @@ import pytest
 from tests.convergence.run import postgresql, run, sqlite
 
 #: A few hundred on both datastores together; `make test-long` runs thousands.
-EXAMPLES = 150
+EXAMPLES = 100
 SEED = 1
 
 #: Seconds; a minute where nobody else computes.
