@@ -301,6 +301,6 @@ class TestNotDurable:
                 begun = time.perf_counter()
                 with pytest.raises(NotDurable, match="TimeoutError"):
                     receiver.accept([event("e-2")])
-                assert time.perf_counter() - begun < 0.3
+                assert time.perf_counter() - begun < 1
             finally:
                 os.kill(pid, signal.SIGCONT)

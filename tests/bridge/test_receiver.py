@@ -479,11 +479,11 @@ class TestWithoutRedis:
     def unavailable(self, http: FlaskClient) -> None:
         begun = time.perf_counter()
         response = post(http, Callback())
-        assert time.perf_counter() - begun < 0.3
+        assert time.perf_counter() - begun < 1
         refused(response, 503)
         begun = time.perf_counter()
         ready = http.get("/readyz")
-        assert time.perf_counter() - begun < 0.3
+        assert time.perf_counter() - begun < 1
         assert ready.status_code == 503 and json.loads(ready.data)["components"]["redis"] == "down"
         assert http.get("/healthz").status_code == 200
         assert refusal_counts(http)["acme", "503"] >= 1

