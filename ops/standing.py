@@ -25,7 +25,7 @@ from workers.store import tables
 from workers.store.draft import SILENT_COLUMNS, ChangeKind
 from workers.store.engine import Store
 from workers.store.naming import ID_COLUMNS, names
-from workers.store.statements import given, matching
+from workers.store.statements import given_keys, matching
 from workers.store.tables import changes, events, reads
 
 #: Changes that are shown of one entity, and events that name it; the newest.
@@ -186,9 +186,11 @@ def _read(sql: Connection, entity: Entity) -> dict[str, Any]:
     table, key_of = GUARDED[entity.kind]
     dialect = sql.dialect.name
     guard = sa.select(table.c.read_begun, table.c.read_event_id).where(matching(dialect, table))
-    begun, event_id = sql.execute(guard, given(sql, [key_of(entity)])).one_or_none() or (None, None)
+    mine = given_keys(table.primary_key.columns, [key_of(entity)])
+    begun, event_id = sql.execute(guard, mine).one_or_none() or (None, None)
     due = sa.select(reads.c.cause, reads.c.due_at, reads.c.event_id, reads.c.attempts, reads.c.error)
-    noted = sql.execute(due.where(matching(dialect, reads)), given(sql, [entity])).mappings().one_or_none()
+    mine = given_keys(reads.primary_key.columns, [entity])
+    noted = sql.execute(due.where(matching(dialect, reads)), mine).mappings().one_or_none()
     return {
         "kind": entity.kind,
         "id": entity.id,

@@ -27,7 +27,7 @@ class Lives:
             return
         with self._store.writing() as connection:
             first = {"id": 1, "run_id": moment.life, "seen_at": at(moment.micros)}
-            connection.execute(insert_ignoring(connection.dialect.name, lives), [first])
+            insert_ignoring(connection, lives, [first])
             # Of several that see it, the one whose row count is 1 makes the comparisons due.
             another = sa.update(lives).where(lives.c.id == 1, lives.c.run_id != moment.life).values(first)
             if connection.execute(another).rowcount:

@@ -25,7 +25,7 @@ from workers.store.departments import write_departments
 from workers.store.draft import NOTHING_PUSHED, Absence, Cause, Change, Draft, Pushed, ensure_corps
 from workers.store.engine import Store
 from workers.store.roles import write_role_lists
-from workers.store.statements import Key, given, matching
+from workers.store.statements import Key, given_keys, matching
 from workers.store.tables import fences
 from workers.store.users import write_users
 
@@ -180,7 +180,7 @@ def _guards(
     if not keys:
         return
     for *key, version, begun, life, event_id in connection.execute(
-        _guards_of(connection.dialect.name, table), given(connection, keys)
+        _guards_of(connection.dialect.name, table), given_keys(table.primary_key.columns, keys)
     ):
         yield keys[tuple(key)], version, begun, life, event_id
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from workers.moment import SECOND
 from workers.shapes import Scope
 from workers.store.draft import ensure_corps
-from workers.store.statements import insert_ignoring, upsert
+from workers.store.statements import given, insert_ignoring, inserting
 from workers.store.tables import comparisons, corps, fences
 
 #: How a comparison ended: everything was compared; some lists could not be read; it stopped short of removals and
@@ -40,8 +40,7 @@ def at(micros: int) -> datetime:
 def know(connection: Connection, corp_ids: Iterable[str], now: int) -> None:
     """Remember that there are these corps, those that are new as from now."""
     rows = [{"corp_id": corp_id, "known_at": at(now)} for corp_id in sorted(corp_ids)]
-    if rows:
-        connection.execute(insert_ignoring(connection.dialect.name, comparisons), rows)
+    insert_ignoring(connection, comparisons, rows)
 
 
 def states(connection: Connection) -> list[State]:
@@ -126,9 +125,10 @@ def all_due(connection: Connection, now: int, due_at: int) -> int:
     corp_ids = living_corps(connection)
     rows = [{"corp_id": corp_id, "known_at": at(now), "due_at": due_at, "whole": True} for corp_id in sorted(corp_ids)]
     if rows:
-        insert = upsert(connection.dialect.name, comparisons)
+        insert = inserting(connection.dialect.name, comparisons, list(rows[0]))
         again = {"due_at": insert.excluded.due_at, "whole": sa.true()}
-        connection.execute(insert.on_conflict_do_update(index_elements=[comparisons.c.corp_id], set_=again), rows)
+        insert = insert.on_conflict_do_update(index_elements=[comparisons.c.corp_id], set_=again)
+        connection.execute(insert, given((comparisons.c[name] for name in rows[0]), rows))
     return len(rows)
 
 

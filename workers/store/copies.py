@@ -41,15 +41,14 @@ def begin(connection: Connection, corp_id: str, now: Moment) -> Begun:
         return Begun(Moment(row["begun_at"], row["begun_life"]), row["found"])
     finish(connection, corp_id)
     new = {"corp_id": corp_id, "begun_at": now.micros, "begun_life": now.life}
-    connection.execute(insert_ignoring(connection.dialect.name, copies), [new])
+    insert_ignoring(connection, copies, [new])
     return Begun(now, 0)
 
 
 def come_upon(connection: Connection, corp_id: str, depths: Mapping[int, int]) -> None:
     """Note departments that are to be listed, each with its depth; one that was come upon before stays."""
     rows = [{"corp_id": corp_id, "dept_id": dept_id, "depth": depth} for dept_id, depth in depths.items()]
-    if rows:
-        connection.execute(insert_ignoring(connection.dialect.name, copy_departments), rows)
+    insert_ignoring(connection, copy_departments, rows)
 
 
 def unlisted(connection: Connection, corp_id: str, limit: int) -> list[Unlisted]:

@@ -75,8 +75,8 @@ def _mark_left_behind(draft: Draft, entity: Entity) -> None:
 
 def _mark_unknown_parents(draft: Draft, parents: Mapping[Entity, int | None]) -> None:
     """A child may come before its parent: ask for the parent then."""
-    corps = {entity.corp_id for entity in parents}
-    known = alive(draft.tx, corps, departments.c.dept_id, {parent for parent in parents.values() if parent})
+    keys = ((entity.corp_id, parent) for entity, parent in parents.items() if parent)
+    known = alive(draft.tx, departments.c.dept_id, keys)
     for entity, parent in parents.items():
         if parent and (entity.corp_id, parent) not in known:
             unknown = Entity(entity.corp_id, "department", str(parent))

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
 from workers.store import tables
-from workers.store.statements import Key, Row, given, insert_ignoring, key_columns, matching
+from workers.store.statements import Key, Row, given_keys, insert_ignoring, key_columns, matching
 
 ChangeKind = Literal["user", "department", "role", "role_group", "corp"]
 Operation = Literal["create", "update", "delete", "restore"]
@@ -158,10 +158,9 @@ def lock(draft: Draft, table: Table, keys: Mapping[Entity, Key]) -> dict[Entity,
     ordered = sorted(keys.items(), key=lambda item: item[1])
     names = key_columns(table)
     unseen = [dict(zip(names, key, strict=True)) for entity, key in ordered if draft.versions[entity] == 0]
-    dialect = draft.tx.dialect.name
-    if unseen:
-        draft.tx.execute(insert_ignoring(dialect, table), unseen)
-    found = draft.tx.execute(_locking(dialect, table), given(draft.tx, (key for _, key in ordered)))
+    insert_ignoring(draft.tx, table, unseen)
+    wanted = given_keys(table.primary_key.columns, (key for _, key in ordered))
+    found = draft.tx.execute(_locking(draft.tx.dialect.name, table), wanted)
     rows = {tuple(row[name] for name in names): dict(row) for row in found.mappings()}
     held: dict[Entity, Row] = {}
     for entity, key in ordered:
@@ -206,4 +205,4 @@ def ensure_corps(connection: Connection, corp_ids: Collection[str]) -> None:
     """A row in `corps` and a fence for each of these."""
     rows = [{"corp_id": corp_id} for corp_id in sorted(corp_ids)]
     for table in (tables.corps, tables.fences):
-        connection.execute(insert_ignoring(connection.dialect.name, table), rows)
+        insert_ignoring(connection, table, rows)

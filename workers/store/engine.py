@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from workers.errors import DatastoreUnusable
+from workers.store import tables
 
 #: Milliseconds to wait for SQLite's one writer.
 BUSY_TIMEOUT = 30_000
@@ -62,7 +63,7 @@ def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
     parsed = _parse(url)
     options: dict[str, Any] = {
         "hide_parameters": True,  # they are people's data, and errors are logged
-        "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+        "json_serializer": tables.json_text,
         "json_deserializer": msgspec.json.decode,
     }
     if parsed.get_backend_name() == "sqlite":

@@ -10,16 +10,15 @@ from sqlalchemy.engine import Connection
 
 from bridge.events import REPLAY, Event
 from workers.store.draft import Change
-from workers.store.statements import insert_ignoring, upsert
+from workers.store.statements import given, given_keys, having, insert_ignoring, inserting
 from workers.store.tables import changes, events, finished_jobs, outbox
 
 #: Seconds since 1970 beyond which there is no date: the year 9999.
 _END_OF_TIME = 253_370_764_800
 
-_SETTLED = sa.select(events.c.id).where(
-    events.c.id.in_(sa.bindparam("ids", expanding=True)), events.c.status != "failed"
-)
-_LOG = sa.insert(changes).returning(changes.c.seq, sort_by_parameter_order=True)
+
+#: What is known of a change before it has its number.
+_LOGGED = [column for column in changes.c if column is not changes.c.seq]
 
 Status = Literal["applied", "folded", "ignored", "failed"]
 
@@ -49,7 +48,13 @@ def settled(connection: Connection, event_ids: Collection[str]) -> set[str]:
     """Those of these events that have a final row which nothing replaces."""
     if not event_ids:
         return set()
-    return set(connection.scalars(_SETTLED, {"ids": list(event_ids)}))
+    parameter = given_keys([events.c.id], ((event_id,) for event_id in event_ids))
+    return set(connection.scalars(_settled(connection.dialect.name), parameter))
+
+
+@cache
+def _settled(dialect: str) -> sa.Select[Any]:
+    return sa.select(events.c.id).where(having(dialect, [events.c.id]), events.c.status != "failed")
 
 
 def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) -> set[str]:
@@ -76,13 +81,13 @@ def record(connection: Connection, verdicts: Iterable[Verdict], at: datetime) ->
     }
     if not rows:
         return set()
-    statement = _record(connection.dialect.name)
-    return set(connection.scalars(statement, [rows[event_id] for event_id in sorted(rows)]))
+    parameter = given(events.c, [rows[event_id] for event_id in sorted(rows)])
+    return set(connection.scalars(_record(connection.dialect.name), parameter))
 
 
 @cache
 def _record(dialect: str) -> Any:
-    insert = upsert(dialect, events)
+    insert = inserting(dialect, events, list(events.c.keys()))
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[events.c.id],
@@ -98,13 +103,18 @@ def log_changes(connection: Connection, found: Sequence[Change], at: datetime) -
     rows = [change._asdict() | {"changed_at": at} for change in found]
     for row in rows:
         del row["quiet"]
-    return list(connection.scalars(_LOG, rows))
+    # They are numbered as they are given; in which order the numbers come back nobody promises.
+    return sorted(connection.scalars(_log(connection.dialect.name), given(_LOGGED, rows)))
+
+
+@cache
+def _log(dialect: str) -> Any:
+    return inserting(dialect, changes, [column.name for column in _LOGGED]).returning(changes.c.seq)
 
 
 def owe(connection: Connection, jobs: Sequence[Owed]) -> None:
     """Note jobs that users' functions are owed."""
-    if jobs:
-        connection.execute(insert_ignoring(connection.dialect.name, outbox), [job._asdict() for job in jobs])
+    insert_ignoring(connection, outbox, [job._asdict() for job in jobs])
 
 
 def finish_jobs(connection: Connection, outbox_ids: Collection[int], at: datetime) -> None:

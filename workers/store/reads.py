@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from bridge.events import Entity
-from workers.store.statements import given, insert_ignoring, key_columns, matching, upsert
+from workers.store.statements import given, given_keys, having, insert_ignoring, inserting, key_columns, matching
 from workers.store.tables import reads
 
 #: Microseconds in which a read that was taken is left to its worker; longer than reads take.
@@ -22,7 +22,9 @@ _UNMOVED = (
     reads.c.entity_id == sa.bindparam("key_id"),
     reads.c.version == sa.bindparam("key_version"),
 )
-_FINISH = sa.delete(reads).where(*_UNMOVED)
+#: What is known of a read that was taken, and of one that is due.
+_TAKEN = [*reads.primary_key.columns, reads.c.version]
+_DUE = [*reads.primary_key.columns, reads.c.due_at, reads.c.priority, reads.c.cause, reads.c.event_id]
 
 
 class Priority(IntEnum):
@@ -64,12 +66,13 @@ def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
             best[due.entity] = due
     if not best:
         return
-    connection.execute(_schedule(connection.dialect.name), [_row(due) for _, due in sorted(best.items())])
+    rows = [_row(due) for _, due in sorted(best.items())]
+    connection.execute(_schedule(connection.dialect.name), given(_DUE, rows))
 
 
 @cache
 def _schedule(dialect: str) -> Any:
-    insert = upsert(dialect, reads)
+    insert = inserting(dialect, reads, [column.name for column in _DUE])
     new, old = insert.excluded, reads.c
     later = new.due_at > old.due_at
     return insert.on_conflict_do_update(
@@ -91,11 +94,7 @@ def add(connection: Connection, wanted: Iterable[Due]) -> int:
 
     For whoever has raised the fence: what is noted already is only written by a read that began since then.
     """
-    rows = [_row(due) for due in sorted(wanted)]
-    if not rows:
-        return 0
-    statement = insert_ignoring(connection.dialect.name, reads).returning(reads.c.entity_id)
-    return len(connection.scalars(statement, rows).all())
+    return insert_ignoring(connection, reads, [_row(due) for due in sorted(wanted)])
 
 
 def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, priority: Priority) -> int:
@@ -106,14 +105,14 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
     keys = {(entity.corp_id, entity.kind, entity.id): entity for entity in sorted(entities)}
     if not keys:
         return 0
-    these = matching(connection.dialect.name, reads)
-    noted = connection.execute(sa.select(*reads.primary_key.columns).where(these), given(connection, keys))
+    these, primary = matching(connection.dialect.name, reads), list(reads.primary_key.columns)
+    noted = connection.execute(sa.select(*primary).where(these), given_keys(primary, keys))
     known = {tuple(row) for row in noted}
     connection.execute(
         sa.update(reads)
         .where(these, reads.c.attempts > 0)
         .values(due_at=due_at, attempts=0, taken_until=0, version=reads.c.version + 1),
-        given(connection, known),
+        given_keys(primary, known),
     )
     new = [
         dict(zip(key_columns(reads), key, strict=True))
@@ -121,8 +120,7 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
         for key in keys
         if key not in known
     ]
-    if new:
-        connection.execute(insert_ignoring(connection.dialect.name, reads), new)
+    insert_ignoring(connection, reads, new)
     return len(new)
 
 
@@ -155,7 +153,7 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
     keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
     connection.execute(
         sa.update(reads).where(matching(connection.dialect.name, reads)).values(taken_until=now + TAKEN_MICROSECONDS),
-        given(connection, keys),
+        given_keys(reads.primary_key.columns, keys),
     )
     return [
         Taken(
@@ -172,7 +170,13 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
 def finish(connection: Connection, done: Sequence[Taken]) -> None:
     """Delete these reads, each only if it is as it was when it was taken."""
     if done:
-        connection.execute(_FINISH, [_key(read) for read in sorted(done)])
+        keys = ((*read.entity, read.version) for read in sorted(done))
+        connection.execute(_finish(connection.dialect.name), given_keys(_TAKEN, keys))
+
+
+@cache
+def _finish(dialect: str) -> sa.Delete:
+    return sa.delete(reads).where(having(dialect, _TAKEN))
 
 
 def drop(connection: Connection, corp_id: str) -> None:

@@ -57,8 +57,7 @@ def _write(
     dropped = [found for found, row in rows.items() if found not in listed and row["deleted_at"] is None]
     after |= {found: {**rows[found], "deleted_at": draft.at} for found in dropped}
     new = [after[found] for found in sorted(after.keys() - rows.keys())]
-    if new:
-        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), new)
+    insert_ignoring(draft.tx, table, new)
     update(draft.tx, table, [after[found] for found in sorted(after.keys() & rows.keys())])
     for found in sorted(after):
         before = rows.get(found)
@@ -73,8 +72,7 @@ def _write_some(draft: Draft, entity: Entity, some: SomeRoles) -> None:
     query = sa.select(table).where(table.c.corp_id == corp, table.c.role_id.in_(ids)).order_by(table.c.role_id)
     rows = {row["role_id"]: dict(row) for row in draft.tx.execute(query.with_for_update()).mappings()}
     unknown = [{"corp_id": corp, "role_id": role_id} for role_id in ids if role_id not in rows]
-    if unknown:
-        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), unknown)
+    insert_ignoring(draft.tx, table, unknown)
     empty = {"group_id": None, "name": None, "deleted_at": None, "fetched_at": None, "pushed_at": None}
     for role_id in ids:
         before = rows.get(role_id)
@@ -100,7 +98,7 @@ def _write_groups(draft: Draft, entity: Entity, told: Iterable[RoleRow]) -> None
     known = set(draft.tx.scalars(query))
     for group_id in sorted(names.keys() - known):
         row = {"corp_id": entity.corp_id, "group_id": group_id, "name": names[group_id], "deleted_at": None}
-        draft.tx.execute(insert_ignoring(draft.tx.dialect.name, table), [row])
+        insert_ignoring(draft.tx, table, [row])
         draft.log(entity, "role_group", str(group_id), None, {**row, "fetched_at": None})
 
 

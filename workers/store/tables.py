@@ -3,9 +3,19 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Dialect, Index, Integer, LargeBinary, Table, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+def time_text(time: datetime) -> str:
+    """Of one width in UTC, so that it sorts."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def json_text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -18,9 +28,7 @@ class Timestamp(TypeDecorator[datetime]):
         return dialect.type_descriptor(sa.DateTime(timezone=True) if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
+        return value if value is None or dialect.name == "postgresql" else time_text(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return datetime.fromisoformat(value) if isinstance(value, str) else value

@@ -20,7 +20,7 @@ from workers.store.draft import (
     lock,
     seen,
 )
-from workers.store.statements import Key, Row, alive, given, having, insert_ignoring, matching, update
+from workers.store.statements import Key, Row, alive, given_keys, having, insert_ignoring, matching, update
 from workers.store.tables import department_members, role_members, users
 
 #: Fields that are empty when the API leaves them out.
@@ -120,7 +120,7 @@ def _memberships(
     by_key: dict[Key, Entity] = {(entity.corp_id, entity.id): entity for entity in held}
     for table in (department_members, role_members):
         query = _of_users(connection.dialect.name, table)
-        for row in connection.execute(query, given(connection, by_key)).mappings():
+        for row in connection.execute(query, given_keys(_user_key(table), by_key)).mappings():
             entity = by_key[row["corp_id"], row["userid"]]
             if table is department_members:
                 departments[entity][row["dept_id"]] = (row["leader"], row["sort_order"])
@@ -132,7 +132,11 @@ def _memberships(
 @cache
 def _of_users(dialect: str, table: Table) -> sa.Select[Any]:
     """The rows of the given users."""
-    return sa.select(table).where(having(dialect, [table.c.corp_id, table.c.userid]))
+    return sa.select(table).where(having(dialect, _user_key(table)))
+
+
+def _user_key(table: Table) -> list[sa.Column[Any]]:
+    return [table.c.corp_id, table.c.userid]
 
 
 def _replace_departments(
@@ -162,11 +166,14 @@ def _replace_roles(connection: Connection, before: Mapping[Entity, set[int]], af
 
 
 def _replace(connection: Connection, table: Table, stale: Sequence[Key], fresh: Sequence[Row]) -> None:
-    dialect = connection.dialect.name
     if stale:
-        connection.execute(sa.delete(table).where(matching(dialect, table)), given(connection, stale))
-    if fresh:
-        connection.execute(insert_ignoring(dialect, table), fresh)
+        connection.execute(_delete(connection.dialect.name, table), given_keys(table.primary_key.columns, stale))
+    insert_ignoring(connection, table, fresh)
+
+
+@cache
+def _delete(dialect: str, table: Table) -> sa.Delete:
+    return sa.delete(table).where(matching(dialect, table))
 
 
 def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any]:
@@ -183,8 +190,7 @@ def _whole(row: Row, departments: Memberships, roles: set[int]) -> dict[str, Any
 def _mark_unknown(draft: Draft, joined: Mapping[Entity, set[int]], assigned: Mapping[Entity, set[int]]) -> None:
     """A user may come before its department or role: ask for what is not there yet."""
     for column, wanted in ((tables.departments.c.dept_id, joined), (tables.roles.c.role_id, assigned)):
-        corps = {entity.corp_id for entity in wanted}
-        known = alive(draft.tx, corps, column, {found for ids in wanted.values() for found in ids})
+        known = alive(draft.tx, column, ((entity.corp_id, found) for entity, ids in wanted.items() for found in ids))
         for entity, ids in wanted.items():
             corp = entity.corp_id
             missing = [found for found in ids if (corp, found) not in known]
