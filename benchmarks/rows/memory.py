@@ -21,7 +21,9 @@ from workers.store.engine import Store
 #: Events at the first look and at the last; on so many people.
 EARLY, LATE, PEOPLE = 2_000, 200_000, 2_000
 #: Pushed rows in one callback, each an event; callbacks before it is waited until all is done.
-PUSHED, CALLBACKS = 50, 400
+PUSHED, CALLBACKS = 10, 2_000
+#: So many that each process of the receiver is reached before the first look.
+CONNECTIONS = 32
 #: One event in so many has a user's function.
 WITH_JOB = 4
 PATIENCE = 300
@@ -47,7 +49,7 @@ def prepared() -> Iterator[Measure]:
             for until in (EARLY, LATE):
                 while done < until:
                     callbacks = min(CALLBACKS, (until - done) // PUSHED)
-                    flood(port, [_rows(here, numbers) for _ in range(callbacks)], 4)
+                    flood(port, [_rows(here, numbers) for _ in range(callbacks)], CONNECTIONS)
                     done += callbacks * PUSHED
                     wait_until(lambda done=done: _all_done(store, done), PATIENCE, "the events and jobs")  # type: ignore[misc]
                 figures |= {f"{name}, {until} events, MiB": resident(pid) for name, pid in processes.items()}
