@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ from workers.store.engine import Store
 
 #: Events at the first look and at the last; on so many people.
 EARLY, LATE, PEOPLE = 2_000, 200_000, 2_000
-#: Pushed rows in one callback, each an event; callbacks before it is waited until all is done.
-PUSHED, CALLBACKS = 10, 2_000
+#: Callbacks before it is waited until all is done.
+CALLBACKS = 10_000
 #: So many that each process of the receiver is reached before the first look.
 CONNECTIONS = 32
 #: One event in so many has a user's function.
@@ -48,9 +48,9 @@ def prepared() -> Iterator[Measure]:
             figures: dict[str, float] = {}
             for until in (EARLY, LATE):
                 while done < until:
-                    callbacks = min(CALLBACKS, (until - done) // PUSHED)
-                    flood(port, [_rows(here, numbers) for _ in range(callbacks)], CONNECTIONS)
-                    done += callbacks * PUSHED
+                    callbacks = min(CALLBACKS, until - done)
+                    flood(port, (_callback(here, next(numbers)) for _ in range(callbacks)), CONNECTIONS)
+                    done += callbacks
                     wait_until(lambda done=done: _all_done(store, done), PATIENCE, "the events and jobs")  # type: ignore[misc]
                 figures |= {f"{name}, {until} events, MiB": resident(pid) for name, pid in processes.items()}
             return figures
@@ -58,20 +58,15 @@ def prepared() -> Iterator[Measure]:
         yield measure
 
 
-def _rows(here: Place, numbers: Iterator[int]) -> bytes:
-    rows = [_row(next(numbers)) for _ in range(PUSHED)]
-    return callback(
-        here.config, {"EventType": "SYNC_HTTP_PUSH_HIGH", "bizData": rows}, here.config.apps[0].keys[0].key()
-    )
-
-
-def _row(number: int) -> Mapping[str, Any]:
-    action = TYPE if number % WITH_JOB == 0 else "user_modify_org"
-    keys = {"subscribe_id": "1_0", "corp_id": CORP, "biz_id": f"user{number % PEOPLE}", "biz_type": 13}
-    return keys | {
-        "gmt_modified": time.time_ns() // 1_000_000,
-        "biz_data": f'{{"syncAction":"{action}","syncSeq":"{number}"}}',
+def _callback(here: Place, number: int) -> bytes:
+    event_type = TYPE if number % WITH_JOB == 0 else "user_modify_org"
+    message = {
+        "EventType": event_type,
+        "CorpId": CORP,
+        "eventId": f"event-{number}",
+        "UserId": [f"user{number % PEOPLE}"],
     }
+    return callback(here.config, message, here.config.apps[0].keys[0].key())
 
 
 def _all_done(store: Store, count: int) -> bool:
