@@ -34,7 +34,7 @@ def inserting(dialect: str, table: Table, columns: Sequence[str]) -> Any:
 
 def given(columns: Iterable[Column], rows: Iterable[Row]) -> dict[str, str]:
     """The parameter of a statement that was built for rows with these columns. Raises OverflowError."""
-    writers = [(column.name, write) for column in columns if (write := _writer(column)) is not None]
+    writers = _writers(tuple(columns))
     found = []
     for row in rows:
         written = dict(row)
@@ -125,7 +125,9 @@ def _rows(dialect: str, columns: Sequence[Column]) -> sa.Subquery:
         values: list[sa.ColumnElement[Any]] = [sa.cast(told[column.name], column.type) for column in columns]
     else:
         told = sa.func.json_each(text).table_valued("value").c
-        values = [sa.func.json_extract(told.value, f"$.{column.name}", type_=column.type) for column in columns]
+        # The paths stand in the statement: bound anew at each run they took longer than the values.
+        paths: list[sa.ColumnElement[Any]] = [sa.literal_column(f"'$.{column.name}'") for column in columns]
+        values = [sa.func.json_extract(told.value, path, type_=c.type) for path, c in zip(paths, columns, strict=True)]
     return sa.select(*(value.label(column.name) for value, column in zip(values, columns, strict=True))).subquery(
         "given"
     )
@@ -133,6 +135,11 @@ def _rows(dialect: str, columns: Sequence[Column]) -> sa.Subquery:
 
 def _is_json(column: Column) -> bool:
     return isinstance(column.type, sa.JSON)
+
+
+@cache
+def _writers(columns: Sequence[Column]) -> list[tuple[str, Callable[[Any], Any]]]:
+    return [(column.name, write) for column in columns if (write := _writer(column)) is not None]
 
 
 def _writer(column: Column) -> Callable[[Any], Any] | None:
