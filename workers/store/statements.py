@@ -1,7 +1,7 @@
 """SQL that both dialects understand, built once: SQLAlchemy takes longer to build a statement than to run it.
 
 Any number of rows or keys goes in one parameter, as JSON. Of one parameter for each value, client and PostgreSQL
-together took three times as long.
+together took more than twice as long.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
