@@ -11,23 +11,38 @@ import hmac
 import re
 import secrets
 import string
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from Crypto.Cipher import AES
-from Crypto.Cipher._mode_cbc import CbcMode
 
 from bridge.errors import MalformedCallback, OwnerMismatch, SignatureMismatch, Undecipherable
 
 #: Bytes; DingTalk pads to 32, some community encoders to 16. We write 32 and read both.
 BLOCK = 32
-#: Bytes before the message: 16 random ones and the length.
-HEAD = 20
+#: Bytes of random filler that an envelope begins with: the cipher's first block.
+FILLER = AES.block_size
+#: Bytes of the message's length, which follows.
+LENGTH = 4
 #: The owner key while a suite is being created and has no key of its own yet (2016 ISV guide).
 SUITE_CREATION_OWNER = "suite4xxxxxxxxxxxxxxx"
 
 _WHITESPACE = string.whitespace.encode()
 _AES_KEY = re.compile(r"[A-Za-z0-9]{43}\Z")
+
+
+class _Chains(threading.local):
+    """The two CBC chains of a key that this thread goes on with from message to message.
+
+    A chain then begins with the last message's end instead of the IV, which changes the first block alone: filler that
+    nobody reads where it was decrypted, and that is as random as before where it is encrypted. To begin anew each time
+    is four more foreign calls a message, and at each of them another thread takes Python's lock.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self.encrypt = AES.new(secret, AES.MODE_CBC, iv=secret[:16]).encrypt
+        self.decrypt = AES.new(secret, AES.MODE_CBC).decrypt  # the IV matters to the filler alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,7 @@ class Key:
     token: str = field(repr=False)
     aes_key: str = field(repr=False)
     secret: bytes = field(init=False, repr=False)
+    chains: _Chains = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError when aes_key is not 43 letters and digits."""
@@ -44,6 +60,7 @@ class Key:
             raise ValueError("an aes_key is exactly 43 letters and digits")
         # 43 characters carry 258 bits; the two low bits are ignored, whatever they are.
         object.__setattr__(self, "secret", base64.b64decode(self.aes_key + "="))
+        object.__setattr__(self, "chains", _Chains(self.secret))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +78,12 @@ def sign(token: str, timestamp: str, nonce: str, encrypt: str) -> str:
     return hashlib.sha1(b"".join(parts), usedforsecurity=False).hexdigest()
 
 
-def encrypt(key: Key, message: bytes, owner: str, random: bytes | None = None) -> str:
-    """Base64 ciphertext of `message` for `owner`; `random` (16 bytes) is for byte-exact tests."""
-    plain = (random or secrets.token_bytes(16)) + len(message).to_bytes(4, "big") + message + owner.encode()
+def encrypt(key: Key, message: bytes, owner: str) -> str:
+    """Base64 ciphertext of `message` for `owner`."""
+    plain = secrets.token_bytes(FILLER) + len(message).to_bytes(LENGTH, "big") + message + owner.encode()
     pad = BLOCK - len(plain) % BLOCK
     plain += bytes([pad]) * pad
-    return base64.b64encode(_cipher(key).encrypt(plain)).decode()
+    return base64.b64encode(key.chains.encrypt(plain)).decode()
 
 
 def decrypt(key: Key, encrypted: str) -> tuple[bytes, str]:
@@ -75,17 +92,17 @@ def decrypt(key: Key, encrypted: str) -> tuple[bytes, str]:
         cipher = base64.b64decode(encrypted.encode("ascii").translate(None, _WHITESPACE), validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise MalformedCallback("encrypt is not base64") from None
-    if not cipher or len(cipher) % AES.block_size:
+    if len(cipher) <= FILLER or len(cipher) % AES.block_size:
         raise MalformedCallback("encrypt has a wrong length")
-    plain = _unpad(_cipher(key).decrypt(cipher))
-    if len(plain) < HEAD:
+    plain = _unpad(key.chains.decrypt(cipher)[FILLER:])
+    if len(plain) < LENGTH:
         raise Undecipherable("the message is too short: is the aes_key the one of this app?")
-    end = HEAD + int.from_bytes(plain[16:HEAD], "big")
+    end = LENGTH + int.from_bytes(plain[:LENGTH], "big")
     # A wrong key gives a huge length here: compare, never allocate (Callback-Crypto issue 24).
     if end > len(plain):
         raise Undecipherable("the message's length is wrong: is the aes_key the one of this app?")
     try:
-        return plain[HEAD:end], plain[end:].decode()
+        return plain[LENGTH:end], plain[end:].decode()
     except UnicodeDecodeError:
         raise Undecipherable("the owner key is no text: is the aes_key the one of this app?") from None
 
@@ -125,10 +142,6 @@ def seal(key: Key, message: bytes, owner: str, timestamp: str, nonce: str) -> di
         "nonce": nonce,
         "encrypt": encrypted,
     }
-
-
-def _cipher(key: Key) -> CbcMode:
-    return AES.new(key.secret, AES.MODE_CBC, iv=key.secret[:16])
 
 
 def _unpad(plain: bytes) -> bytes:

@@ -15,8 +15,8 @@ EXPLAINED = {
     'parts = sorted(part.encode("UTF-8", "surrogatepass") for part in (token, timestamp, nonce, encrypt))': _CAPITALS,
     'given = signature.encode("UTF-8", "surrogatepass")': _CAPITALS,
     'cipher = base64.b64decode(encrypted.encode("ASCII").translate(None, _WHITESPACE), validate=True)': _CAPITALS,
-    "plain = (random or secrets.token_bytes(16)) + len(message).to_bytes(4, ) + message + owner.encode()": _BIG,
-    "end = HEAD + int.from_bytes(plain[16:HEAD], )": _BIG,
+    "plain = secrets.token_bytes(FILLER) + len(message).to_bytes(LENGTH, ) + message + owner.encode()": _BIG,
+    "end = LENGTH + int.from_bytes(plain[:LENGTH], )": _BIG,
 }
 
 MUTMUT = (sys.executable, "-m", "mutmut")
