@@ -1,6 +1,6 @@
 """Open and seal a DingTalk envelope. Pure: no I/O.
 
-Plaintext layout: `random(16) | length(4, big-endian, bytes) | message | owner key`, padded to 32,
+Plaintext layout: `filler(16) | length(4, big-endian, bytes) | message | owner key`, padded to 32,
 AES-256-CBC with the key's first 16 bytes as IV, base64 (DingTalk-Callback-Crypto, all samples).
 """
 
@@ -9,7 +9,6 @@ import binascii
 import hashlib
 import hmac
 import re
-import secrets
 import string
 import threading
 from collections.abc import Collection, Sequence
@@ -21,7 +20,7 @@ from bridge.errors import MalformedCallback, OwnerMismatch, SignatureMismatch, U
 
 #: Bytes; DingTalk pads to 32, some community encoders to 16. We write 32 and read both.
 BLOCK = 32
-#: Bytes of random filler that an envelope begins with: the cipher's first block.
+#: Bytes of filler that an envelope begins with: the cipher's first block.
 FILLER = AES.block_size
 #: Bytes of the message's length, which follows.
 LENGTH = 4
@@ -33,16 +32,17 @@ _AES_KEY = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
 class _Chains(threading.local):
-    """The two CBC chains of a key that this thread goes on with from message to message.
+    """The two CBC chains of a key, with which this thread goes on from message to message.
 
-    A chain then begins with the last message's end instead of the IV, which changes the first block alone: filler that
-    nobody reads where it was decrypted, and that is as random as before where it is encrypted. To begin anew each time
-    is four more foreign calls a message, and at each of them another thread takes Python's lock.
+    A message begins with a block of filler that nobody reads, so a chain need not begin anew with the IV that both
+    sides know. Decrypted, only the filler is another then. Encrypted, the filler becomes what nobody without the key
+    can tell beforehand, as a chain once began with a random block. To begin anew would be four more foreign calls a
+    message, and at each of them another thread takes Python's lock.
     """
 
     def __init__(self, secret: bytes) -> None:
-        self.encrypt = AES.new(secret, AES.MODE_CBC, iv=secret[:16]).encrypt
-        self.decrypt = AES.new(secret, AES.MODE_CBC).decrypt  # the IV matters to the filler alone
+        self.encrypt = AES.new(secret, AES.MODE_CBC).encrypt
+        self.decrypt = AES.new(secret, AES.MODE_CBC).decrypt
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ class Opened:
 
 def sign(token: str, timestamp: str, nonce: str, encrypt: str) -> str:
     """The hex SHA-1 over the four strings in byte order, joined without a separator."""
-    parts = sorted(part.encode("utf-8", "surrogatepass") for part in (token, timestamp, nonce, encrypt))
+    parts = sorted([part.encode("utf-8", "surrogatepass") for part in (token, timestamp, nonce, encrypt)])
     return hashlib.sha1(b"".join(parts), usedforsecurity=False).hexdigest()
 
 
 def encrypt(key: Key, message: bytes, owner: str) -> str:
     """Base64 ciphertext of `message` for `owner`."""
-    plain = secrets.token_bytes(FILLER) + len(message).to_bytes(LENGTH, "big") + message + owner.encode()
+    plain = bytes(FILLER) + len(message).to_bytes(LENGTH, "big") + message + owner.encode()
     pad = BLOCK - len(plain) % BLOCK
     plain += bytes([pad]) * pad
     return base64.b64encode(key.chains.encrypt(plain)).decode()

@@ -250,10 +250,10 @@ def _biz_data(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
     if not isinstance(value, str):
-        return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            return None
+        value = str(value)
     # PostgreSQL's text holds no NUL.
     text = value.replace("\0", "").strip()
     return text if text and len(text.encode()) <= MAX_TEXT else None

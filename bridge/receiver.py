@@ -1,6 +1,8 @@
 """The Flask app that DingTalk calls: callback, health and metrics. It touches neither SQL nor DingTalk's API."""
 
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import redis
@@ -34,6 +36,14 @@ class _Body(msgspec.Struct):
     encrypt: str
 
 
+class _Query(NamedTuple):
+    """What a callback's query says of its body."""
+
+    signature: str
+    timestamp: str
+    nonce: str
+
+
 class App:
     """One configured app, ready to open envelopes."""
 
@@ -47,22 +57,18 @@ class App:
             # While a suite is being created it has no key of its own yet.
             self.owners |= {SUITE_CREATION_OWNER}
 
-    def open(self) -> Opened:
-        """The envelope of the present request. Raises Refused."""
-        body = _body()
-        signature, timestamp, nonce = _query(*SIGNATURE_NAMES), _query(*TIMESTAMP_NAMES), _query("nonce")
+    def open(self, query: _Query, body: bytes) -> Opened:
+        """The envelope of a request. Raises Refused."""
         try:
             encrypted = _decode_body(body).encrypt
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
-        return crypto.open_envelope(self.keys, self.owners, signature, timestamp, nonce, encrypted)
+        return crypto.open_envelope(self.keys, self.owners, *query, encrypted)
 
-    def seal(self, opened: Opened, parsed: messages.Parsed) -> Response:
+    def seal(self, opened: Opened, parsed: messages.Parsed, query: _Query) -> Response:
         """The encrypted reply, for the owner and with the key that came in."""
-        reply = crypto.seal(
-            opened.key, self._reply(opened, parsed), opened.owner, _query(*TIMESTAMP_NAMES), _query("nonce")
-        )
-        return _json(reply, 200)
+        message = self._reply(opened, parsed)
+        return _json(crypto.seal(opened.key, message, opened.owner, query.timestamp, query.nonce), 200)
 
     def _reply(self, opened: Opened, parsed: messages.Parsed) -> bytes:
         """`success`, or a suite check's `Random` where that is wanted (crypto.md §9: sources disagree)."""
@@ -94,7 +100,8 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         if (target := apps.get(name)) is None:
             raise UnknownApp
         try:
-            opened = target.open()
+            body, query = _body(), _query()
+            opened = target.open(query, body)
         except Refused as refusal:
             if (verdict := VERDICTS.get(type(refusal))) is not None:
                 intake.judged(name, verdict, str(refusal))
@@ -113,7 +120,7 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
                 intake.judged(name, "good")
             else:
                 metrics.count(name, parsed.type, "checked")
-            reply = target.seal(opened, parsed)
+            reply = target.seal(opened, parsed, query)
             seconds = time.perf_counter() - begun
             metrics.seconds.observe(seconds)
             missed = seconds > LATE_SECONDS
@@ -173,10 +180,16 @@ def _body() -> bytes:
     return body
 
 
-def _query(*names: str) -> str:
-    """The first of these query parameters that says anything. Raises MalformedCallback."""
+def _query() -> _Query:
+    """Raises MalformedCallback."""
+    given = request.args
+    return _Query(_first(given, *SIGNATURE_NAMES), _first(given, *TIMESTAMP_NAMES), _first(given, "nonce"))
+
+
+def _first(given: Mapping[str, str], *names: str) -> str:
+    """The first of these that says anything. Raises MalformedCallback."""
     for name in names:
-        if value := request.args.get(name):
+        if value := given.get(name):
             return value
     raise MalformedCallback(f"no {names[-1]} in the query")
 

@@ -12,10 +12,10 @@ _CAPITALS = "the name of a codec is read in any case"
 _BIG = "big is Python's own default"
 #: Faults that change nothing, by the line that they make, each with the reason.
 EXPLAINED = {
-    'parts = sorted(part.encode("UTF-8", "surrogatepass") for part in (token, timestamp, nonce, encrypt))': _CAPITALS,
+    'parts = sorted([part.encode("UTF-8", "surrogatepass") for part in (token, timestamp, nonce, encrypt)])': _CAPITALS,
     'given = signature.encode("UTF-8", "surrogatepass")': _CAPITALS,
     'cipher = base64.b64decode(encrypted.encode("ASCII").translate(None, _WHITESPACE), validate=True)': _CAPITALS,
-    "plain = secrets.token_bytes(FILLER) + len(message).to_bytes(LENGTH, ) + message + owner.encode()": _BIG,
+    "plain = bytes(FILLER) + len(message).to_bytes(LENGTH, ) + message + owner.encode()": _BIG,
     "end = LENGTH + int.from_bytes(plain[:LENGTH], )": _BIG,
 }
 
