@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import redis
-import urllib3
 from sqlalchemy.engine import Connection
 
 from bridge import queues, safety
@@ -18,6 +17,7 @@ from workers.budget import Budget
 from workers.claims import UNSHARED
 from workers.dingtalk import DingTalk, Observe
 from workers.fold import Folder
+from workers.http import Http
 from workers.moment import RedisClock
 from workers.nightly import Nightly
 from workers.owing import owe_changes
@@ -108,7 +108,7 @@ class Clients:
     def __init__(self, config: Config, connection: redis.Redis, store: Store, observe: Observe | None = None) -> None:
         self._api = config.dingtalk.api
         self._shared = (Budget(connection, config.dingtalk.calls_per_second), Tokens(connection))
-        self._http = urllib3.PoolManager(maxsize=2 * READ_THREADS)  # a copy lists and reads at the same time
+        self._http = Http()
         self._store = store
         self._observe = observe
 

@@ -1,6 +1,5 @@
 """DingTalk's API as one app sees it: budget, token, call, and what the answer means."""
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,6 @@ from urllib.parse import urlencode
 
 import msgspec
 import structlog
-import urllib3
 
 from workers import answers, lenient
 from workers.budget import Budget
@@ -26,6 +24,7 @@ from workers.errors import (
     Transient,
     from_code,
 )
+from workers.http import Http, NoAnswer, Response, Timeout
 from workers.lenient import Json
 from workers.shapes import Branch, Callback, Department, FailedList, Page, RoleGroup, Scope, User
 from workers.tokens import Grant, Tokens
@@ -35,10 +34,10 @@ Observe = Callable[[str, str, float], None]
 #: Makes a reply durable just as it came, before anybody looks at it.
 Keep = Callable[[bytes], None]
 
-#: Seconds for the connection and for each wait for data; DingTalk answers within tens of milliseconds.
-TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
-#: The same where giving up would lose the answer: DingTalk forgets what it has once told.
-KEEP_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
+#: DingTalk answers within tens of milliseconds.
+TIMEOUT = Timeout(connect=3.0, answer=10.0)
+#: Where giving up would lose the answer: DingTalk forgets what it has once told.
+KEEP_TIMEOUT = Timeout(connect=3.0, answer=60.0)
 #: Members of a department in a page; DingTalk's most.
 USERS_PAGE = 100
 #: Groups of the role list in a page; DingTalk's most.
@@ -56,7 +55,6 @@ TOKEN_NAME = "access_token"  # noqa: S105 - a parameter's name
 #: Characters of DingTalk's own words that an error keeps.
 MESSAGE_LENGTH = 200
 
-_HEADERS = {"Content-Type": "application/json", "User-Agent": "dingbridge"}
 _PERSONAL = re.compile(r"[0-9]{11,}|\S+@\S+")
 log = structlog.get_logger()
 _SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
@@ -82,23 +80,21 @@ class DingTalk:
         api: str,
         budget: Budget,
         tokens: Tokens,
-        http: urllib3.PoolManager,
+        http: Http,
         observe: Observe | None = None,
         corp_id: str | None = None,
     ) -> None:
-        """`http` should keep as many connections as threads call. `observe` gets each call's path, outcome ("ok" or the
-        error's class) and seconds. `corp_id` for an app that has a token for each of several corps."""
+        """`observe` gets each call's path, outcome ("ok" or the error's class) and seconds. `corp_id` for an app that
+        has a token for each of several corps."""
         self._app = app
         #: What tokens and scopes are kept under.
         self._name = app if corp_id is None else token_key(app, corp_id)
         self._secrets = (app_key, app_secret)
-        self._pool = http.connection_from_url(api)
-        self._prefix = (urllib3.util.parse_url(api).path or "").rstrip("/")
+        self._http = http
+        self._api = api.rstrip("/")
         self._budget = budget
         self._tokens = tokens
         self._observe = observe
-        # urllib3 logs the target of each call, and the token is in it. Adding the same filter again does nothing.
-        logging.getLogger("urllib3.connectionpool").addFilter(_without_query)
 
     def user(self, userid: str, *, live: bool = True) -> User:
         """A user with departments and roles. Raises Gone and Hidden."""
@@ -255,7 +251,7 @@ class DingTalk:
         try:
             response = self._send(call, query, body, TIMEOUT if keep is None else KEEP_TIMEOUT)
             if keep is not None:
-                keep(response.data)
+                keep(response.body)
             return _read(call, read, _checked(call, response, private))
         except ApiError as error:
             outcome = type(error).__name__
@@ -275,26 +271,12 @@ class DingTalk:
             say = log.error if isinstance(error, QuotaSpent) else log.warning
             say("a call pauses", app=self._app, call=error.call, code=error.code, reason=error.__doc__)
 
-    def _send(
-        self, call: str, query: dict[str, str], body: Json | None, timeout: urllib3.Timeout
-    ) -> urllib3.BaseHTTPResponse:
-        """Raises Transient outside of the handlers: urllib3's errors hold the target, and so the token."""
+    def _send(self, call: str, query: dict[str, str], body: Json | None, timeout: Timeout) -> Response:
         try:
-            return self._pool.urlopen(
-                "GET" if body is None else "POST",
-                f"{self._prefix}{call}?{urlencode(query)}",
-                body=None if body is None else msgspec.json.encode(body),
-                headers=_HEADERS,
-                retries=False,
-                redirect=False,
-                timeout=timeout,
-            )
-        except urllib3.exceptions.NewConnectionError:  # which is a TimeoutError, too
-            fault = "unreachable"
-        except urllib3.exceptions.TimeoutError:
-            fault = "timeout"
-        except urllib3.exceptions.HTTPError as error:
-            fault = type(error).__name__
+            encoded = None if body is None else msgspec.json.encode(body)
+            return self._http.request(f"{self._api}{call}?{urlencode(query)}", encoded, timeout)
+        except NoAnswer as error:
+            fault = str(error)
         raise Transient(fault, "no answer", call)
 
 
@@ -306,9 +288,9 @@ def _read(call: str, read: Callable[[Json], T], answer: Json) -> T:
     raise Transient("unreadable", fault, call)
 
 
-def _checked(call: str, response: urllib3.BaseHTTPResponse, private: Iterable[str]) -> Json:
+def _checked(call: str, response: Response, private: Iterable[str]) -> Json:
     """The answer, or the error that it tells."""
-    answer = _decoded(response.data)
+    answer = _decoded(response.body)
     if answer is None:
         raise _no_json(call, response)
     code, message = _verdict(answer)
@@ -349,17 +331,17 @@ def _error(call: str, status: int, code: str, message: str) -> ApiError:
     return error
 
 
-def _no_json(call: str, response: urllib3.BaseHTTPResponse) -> ApiError:
+def _no_json(call: str, response: Response) -> ApiError:
     """A page in place of JSON is how DingTalk blocks an address (KB-A/0012); a gateway or a wrong `api` has one too."""
     code = f"http-{response.status}"
     if response.status >= 500:
         return Transient(code, "the server failed", call)
     if response.status == 429:
         return Throttled(code, "", call)
-    punished = b"punish" in response.data or "punish" in response.headers.get("Location", "")
+    punished = b"punish" in response.body or "punish" in response.redirect
     if not punished and response.status in (301, 302, 303, 307, 308, 404):
         return Misconfigured("not-the-api", code, call)
-    if punished or response.data.lstrip()[:1] == b"<":
+    if punished or response.body.lstrip()[:1] == b"<":
         return AddressBanned("html", "a page in place of an answer", call, ADDRESS_WAIT)
     return Transient(code, "the answer is no JSON", call)
 
@@ -370,9 +352,3 @@ def _harmless(message: str, private: Iterable[str]) -> str:
         if len(value) > 2:
             message = message.replace(value, "…")
     return _PERSONAL.sub("…", " ".join(message.split()))[:MESSAGE_LENGTH]
-
-
-def _without_query(record: logging.LogRecord) -> bool:
-    if isinstance(record.args, tuple):
-        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
-    return True

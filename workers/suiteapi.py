@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import urllib3
-
 from workers import answers
 from workers.budget import Budget
 from workers.dingtalk import DingTalk, Observe
 from workers.errors import Misconfigured, NotAuthorized, TokenExpired, Transient
+from workers.http import Http
 from workers.lenient import Json
 from workers.shapes import Authorization, PermanentCode
 from workers.tokens import Grant, Tokens
@@ -47,7 +46,7 @@ class Suite(DingTalk):
         api: str,
         budget: Budget,
         tokens: Tokens,
-        http: urllib3.PoolManager,
+        http: Http,
         ticket: Callable[[], str | None],
         observe: Observe | None = None,
     ) -> None:

@@ -9,17 +9,15 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-import urllib3
 
 from tests.installation import CORP
+from workers.dingtalk import TIMEOUT
+from workers.http import Http
 from workers.store.engine import Store, open_store
 from workers.store.statements import upsert
 from workers.store.tables import changes, department_members, events, role_members, users
 
-#: Connections to the API that a process keeps; more than threads that one has.
-CONNECTIONS = 64
 _COLUMNS = ("unionid", "name", "title", "mobile", "email", "job_number", "active", "admin", "boss", "senior")
-_HEADERS = {"Content-Type": "application/json"}
 _FOUND = sa.select(users).where(users.c.corp_id == CORP, users.c.userid == sa.bindparam("id")).with_for_update()
 
 
@@ -28,7 +26,7 @@ class Work:
 
     def __init__(self) -> None:
         self._store: Store = open_store(os.environ["DATASTORE"])
-        self._http = urllib3.PoolManager(maxsize=CONNECTIONS)
+        self._http = Http()
         self._url = f"{os.environ['API']}/topapi/v2/user/get?access_token=bench"
         dialect = self._store.engine.dialect.name
         user = upsert(dialect, users)
@@ -84,9 +82,8 @@ class Work:
             sql.execute(self._events, done)
 
     def _read(self, userid: str) -> dict[str, Any]:
-        body = msgspec.json.encode({"userid": userid})
-        answer = self._http.request("POST", self._url, body=body, headers=_HEADERS)
-        told: dict[str, Any] = msgspec.json.decode(answer.data)["result"]
+        answer = self._http.request(self._url, msgspec.json.encode({"userid": userid}), TIMEOUT)
+        told: dict[str, Any] = msgspec.json.decode(answer.body)["result"]
         return told
 
 

@@ -309,7 +309,9 @@ class TestReading:
         assert place.simulator.deliveries.as_dict()["failed"] == len(sent)
         assert differences(place) != []
         outcome = recover(place)
-        assert (outcome.new, outcome.repeats, outcome.unreadable, outcome.faults) == (len(sent), 0, 0, [])
+        # In the forms without an eventId two that say the same of the same moment are one.
+        assert outcome.new + outcome.repeats == len(sent)
+        assert (outcome.unreadable, outcome.faults) == (0, [])
         place.work_off()
         assert differences(place) == []
         assert {row["type"] for row in place.rows(tables.events)} == CONTACT_EVENTS.keys() - {"org_remove"}
