@@ -436,9 +436,7 @@ def a_reply(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
 
     def send(self: DingTalk, call: str, *args: Any) -> Any:
         response = plain(self, call, *args)
-        if call == INTERNAL_CALL:
-            response._body = body  # type: ignore[attr-defined]
-        return response
+        return response._replace(body=body) if call == INTERNAL_CALL else response
 
     monkeypatch.setattr(DingTalk, "_send", send)
 
