@@ -10,7 +10,12 @@ from typing import NamedTuple
 
 import pycurl
 
-_UNREACHABLE = (pycurl.E_COULDNT_CONNECT, pycurl.E_COULDNT_RESOLVE_HOST)
+_FAULTS = {
+    pycurl.E_COULDNT_CONNECT: "unreachable",
+    pycurl.E_COULDNT_RESOLVE_HOST: "unreachable",
+    pycurl.E_OPERATION_TIMEDOUT: "timeout",
+    pycurl.E_PEER_FAILED_VERIFICATION: "untrusted-certificate",
+}
 
 
 class Timeout(NamedTuple):
@@ -29,7 +34,7 @@ class Response(NamedTuple):
 
 
 class NoAnswer(Exception):
-    """No whole answer came: `unreachable`, `timeout`, or libcurl's number of the fault."""
+    """No whole answer came; says why in a word, or by libcurl's number."""
 
 
 class Http(threading.local):
@@ -63,7 +68,7 @@ class Http(threading.local):
         try:
             curl.perform()
         except pycurl.error as error:
-            fault = _fault(int(error.args[0]))
+            fault = _FAULTS.get(int(error.args[0]), f"curl-{error.args[0]}")
         else:
             status, redirect = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.REDIRECT_URL)
             return Response(status, received.getvalue(), redirect or "")
@@ -72,9 +77,3 @@ class Http(threading.local):
     def close(self) -> None:
         """Close this thread's connections; others' close with their threads."""
         self._curl.close()
-
-
-def _fault(code: int) -> str:
-    if code == pycurl.E_OPERATION_TIMEDOUT:
-        return "timeout"
-    return "unreachable" if code in _UNREACHABLE else f"curl-{code}"
