@@ -48,6 +48,12 @@ class UnknownApp(Refused):
     status = 404
 
 
+class TooLarge(Refused):
+    """request entity too large"""
+
+    status = 413
+
+
 class NotDurable(BridgeError):
     """no place could take the event; the sender must try again"""
 

@@ -343,7 +343,7 @@ class TestEnvironmentWins:
     def test_no_other_module_reads_it(self) -> None:
         """metrics.py asks only whether prometheus_client's own variable is there."""
         folder = Path(configuration.__file__).parent
-        readers = {path.name for path in folder.glob("*.py") if "environ" in path.read_text("utf-8")}
+        readers = {path.name for path in folder.glob("*.py") if "os.environ" in path.read_text("utf-8")}
         assert readers == {"config.py", "metrics.py"}
 
 

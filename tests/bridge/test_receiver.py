@@ -17,14 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
+from bridge import callbacks as module
 from bridge import hush, queues
-from bridge import receiver as module
+from bridge.callbacks import MAX_BODY
 from bridge.config import Config
 from bridge.errors import NotDurable
 from bridge.intake import Intake
 from bridge.misses import MISSES_KEY, Misses
 from bridge.queues import Patience
-from bridge.receiver import MAX_BODY
 from tests.bridge.callbacks import EVENT, NONCE, OWNER, STAMP, TOKEN, Callback, signed, untouched
 from tests.bridge.wsgi import receiver
 from tests.installation import AES_KEY, CORP, settings
@@ -544,6 +544,7 @@ class TestBehindProxies:
             seen.append((request.script_root, request.remote_addr))
 
         headers = {"X-Forwarded-For": "203.119.0.1", "X-Forwarded-Prefix": "/bridge"}
+        assert app.test_client().get("/healthz", headers=headers).status_code == 200
         assert taken(app.test_client(), Callback(), headers=headers) == "success"
         assert seen == [("/bridge", "203.119.0.1") if hops else ("", "127.0.0.1")]
 

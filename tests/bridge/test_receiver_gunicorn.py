@@ -16,7 +16,7 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.receiver import MAX_BODY
+from bridge.callbacks import MAX_BODY
 from tests.bridge.callbacks import EVENT, Callback, untouched
 from tests.installation import answers, settings
 from tests.servers import free_port, missing, wait_until

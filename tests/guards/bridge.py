@@ -4,6 +4,7 @@ from tests.guards.guard import Guard
 
 ACCEPT, SPOOL, INTAKE = "bridge/accept.py", "bridge/spool.py", "bridge/intake.py"
 TOGETHER, SAFETY, RECEIVER, QUEUES = "bridge/together.py", "bridge/safety.py", "bridge/receiver.py", "bridge/queues.py"
+CALLBACKS = "bridge/callbacks.py"
 
 T_ACCEPT, T_SPOOL, T_INTAKE = (f"tests/bridge/test_{name}.py::" for name in ("accept", "spool", "intake"))
 T_TOGETHER, T_SAFETY = (f"tests/bridge/test_{name}.py::" for name in ("together", "safety"))
@@ -481,19 +482,19 @@ BRIDGE: tuple[Guard, ...] = (
     Guard(
         "success is answered only after the event is durable",
         "a kill after the answer loses the event",
-        RECEIVER,
-        "            outcomes = intake.take(parsed.events) if parsed.events else []\n",
+        CALLBACKS,
+        "            outcomes = self._intake.take(parsed.events) if parsed.events else []\n",
         "            import threading\n"
         "            outcomes = ['accepted'] * len(parsed.events)\n"
-        "            threading.Timer(0.5, intake.take, (parsed.events,)).start()\n",
+        "            threading.Timer(0.5, self._intake.take, (parsed.events,)).start()\n",
         (T_RECEIVER + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
     ),
     Guard(
         "what neither Redis nor the spool took is a 503",
         "DingTalk believes it delivered, and never sends it again",
-        RECEIVER,
-        "        return refusal(503, str(error))",
-        "        return refusal(200, str(error))",
+        CALLBACKS,
+        "            status, reason = 503, str(error)\n",
+        "            status, reason = 200, str(error)\n",
         (T_RECEIVER + "TestWithoutRedis::test_a_server_that_is_gone",),
     ),
     Guard(

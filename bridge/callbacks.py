@@ -1,0 +1,191 @@
+"""A callback, from the request to its sealed reply. It touches neither SQL nor DingTalk's API.
+
+WSGI beneath Flask: Flask's context, routing and request object would take a third of a callback's CPU.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+import structlog
+from werkzeug.wsgi import get_input_stream
+
+from bridge import crypto, messages
+from bridge.config import AppConfig
+from bridge.crypto import SUITE_CREATION_OWNER, Key, Opened
+from bridge.errors import MalformedCallback, NotDurable, Refused, TooLarge
+from bridge.hush import Hush
+from bridge.intake import Intake
+from bridge.messages import Parsed
+from bridge.metrics import Metrics
+from bridge.verdicts import VERDICTS
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: Bytes; DingTalk documents no limit, its own payloads are a few kilobytes.
+MAX_BODY = 1 << 20
+#: Seconds from which an answer may have come too late: DingTalk gives up after 1.2 to 2.5 (delivery.md §1).
+LATE_SECONDS = 1.0
+#: Query parameters by meaning; the first that is not empty wins (Callback-Crypto README, KB-E/0004).
+SIGNATURE_NAMES = ("msg_signature", "signature")
+TIMESTAMP_NAMES = ("timestamp", "timeStamp")
+
+log = structlog.get_logger()
+
+
+class _Body(msgspec.Struct):
+    encrypt: str
+
+
+class _Query(NamedTuple):
+    """What a callback's query says of its body."""
+
+    signature: str
+    timestamp: str
+    nonce: str
+
+
+class App:
+    """One configured app, ready to open envelopes."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self.name = config.name
+        self.corp_id = config.corp_id
+        self.check_reply = config.check_reply
+        self.keys: tuple[Key, ...] = tuple(pair.key() for pair in config.keys)
+        self.owners = frozenset(config.owner_keys)
+        if config.kind == "suite":
+            # While a suite is being created it has no key of its own yet.
+            self.owners |= {SUITE_CREATION_OWNER}
+
+    def open(self, query: _Query, body: bytes) -> Opened:
+        """The envelope of a request. Raises Refused."""
+        try:
+            encrypted = _decode_body(body).encrypt
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise MalformedCallback("the body is no JSON object with a string `encrypt`") from None
+        return crypto.open_envelope(self.keys, self.owners, *query, encrypted)
+
+    def seal(self, opened: Opened, parsed: Parsed, query: _Query) -> dict[str, str]:
+        """The encrypted reply, for the owner and with the key that came in."""
+        return crypto.seal(opened.key, self._reply(opened, parsed), opened.owner, query.timestamp, query.nonce)
+
+    def _reply(self, opened: Opened, parsed: Parsed) -> bytes:
+        """`success`, or a suite check's `Random` where that is wanted (crypto.md §9: sources disagree)."""
+        wanted = self.check_reply == "random" or (self.check_reply == "auto" and opened.owner == SUITE_CREATION_OWNER)
+        return parsed.random.encode() if wanted and parsed.random else b"success"
+
+
+class Refusals:
+    """Requests that are refused: counted, and a line for the operator, unless there are too many."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._hush = Hush()
+
+    def told(self, app: str, status: int, reason: str) -> dict[str, str]:
+        """What the sender is told. `app` is the name of a known app, or "none"."""
+        self._metrics.refused.labels(app, str(status)).inc()
+        if (unsaid := self._hush.unsaid((app, status))) is not None:
+            log.warning("refused", app=app, status=status, reason=reason, unsaid=unsaid)
+        return {"error": reason}
+
+
+class Callbacks:
+    """POST to /callback/<app> for each of these apps; all else goes to `pages`."""
+
+    def __init__(
+        self, apps: Iterable[App], intake: Intake, metrics: Metrics, refusals: Refusals, pages: "WSGIApplication"
+    ) -> None:
+        # All spellings at once: DingTalk refuses redirects (errcode 71012).
+        self._apps = {f"callback/{app.name}{end}": app for app in apps for end in ("", "/")}
+        self._intake = intake
+        self._metrics = metrics
+        self._refusals = refusals
+        self._pages = pages
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        app = self._apps.get(environ["PATH_INFO"].lstrip("/")) if environ["REQUEST_METHOD"] == "POST" else None
+        if app is None:
+            return self._pages(environ, start_response)
+        status, told = self._answer(app, environ)
+        body = msgspec.json.encode(told)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+        return [body]
+
+    def _answer(self, app: App, environ: "WSGIEnvironment") -> tuple[int, dict[str, str]]:
+        """Status and JSON, whatever happens."""
+        try:
+            return 200, self._take(app, environ)
+        except Refused as error:
+            status, reason = error.status, str(error)
+        except NotDurable as error:
+            status, reason = 503, str(error)
+        except Exception:
+            log.exception("a callback failed", app=app.name)
+            status, reason = 500, "internal server error"
+        return status, self._refusals.told(app.name, status, reason)
+
+    def _take(self, app: App, environ: "WSGIEnvironment") -> dict[str, str]:
+        """The sealed reply, once what the callback brought is durable. Raises Refused and NotDurable."""
+        begun = time.perf_counter()
+        try:
+            body, query = _body(environ), _query(environ)
+            opened = app.open(query, body)
+        except Refused as refusal:
+            if (verdict := VERDICTS.get(type(refusal))) is not None:
+                self._intake.judged(app.name, verdict, str(refusal))
+            raise
+        if opened.key != app.keys[0]:
+            self._metrics.old_key.labels(app.name).inc()
+        # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not, and
+        # must not make us call an API that has a monthly quota.
+        missed = True
+        try:
+            parsed = messages.parse(opened.message, app.name, app.corp_id)
+            outcomes = self._intake.take(parsed.events) if parsed.events else []
+            for event, outcome in zip(parsed.events, outcomes, strict=True):
+                self._metrics.count(app.name, event.type, outcome)
+            if parsed.events:
+                self._intake.judged(app.name, "good")
+            else:
+                self._metrics.count(app.name, parsed.type, "checked")
+            reply = app.seal(opened, parsed, query)
+            seconds = time.perf_counter() - begun
+            self._metrics.seconds.observe(seconds)
+            missed = seconds > LATE_SECONDS
+            return reply
+        finally:
+            if missed:
+                self._intake.missed([app.name])
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def _body(environ: "WSGIEnvironment") -> bytes:
+    """The whole body. Raises TooLarge."""
+    body: bytes = get_input_stream(environ).read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise TooLarge
+    return body
+
+
+def _query(environ: "WSGIEnvironment") -> _Query:
+    """Raises MalformedCallback."""
+    # Of a name that stands there twice the first counts.
+    given = dict(reversed(parse_qsl(environ["QUERY_STRING"])))
+    return _Query(_first(given, *SIGNATURE_NAMES), _first(given, *TIMESTAMP_NAMES), _first(given, "nonce"))
+
+
+def _first(given: Mapping[str, str], *names: str) -> str:
+    """The first of these that says anything. Raises MalformedCallback."""
+    for name in names:
+        if value := given.get(name):
+            return value
+    raise MalformedCallback(f"no {names[-1]} in the query")
