@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from bridge import callbacks as module
-from bridge import hush, queues
+from bridge import crypto, hush, queues
 from bridge.callbacks import MAX_BODY
 from bridge.config import Config
 from bridge.errors import NotDurable
@@ -530,6 +530,26 @@ class TestWithoutRedis:
     def test_what_is_refused_needs_none_either(self, no_disk: Path) -> None:
         http = make(f"unix://{no_disk}.sock", no_disk).test_client()
         refused(post(http, Callback(token="x")), 403)
+
+
+class TestFaults:
+    def test_what_nobody_foresaw_is_told_in_the_log(
+        self, http: FlaskClient, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("the reason")
+
+        monkeypatch.setattr(crypto, "seal", broken)
+        with capture_logs() as logs:
+            refused(post(http, Callback()), 500)
+        (fault,) = [line for line in logs if line["event"] == "a callback failed"]
+        assert (fault["app"], fault["log_level"], fault["exc_info"]) == ("acme", "error", True)
+        assert connection.llen("rq:queue:user_add_org") == 1
+
+    def test_of_a_parameter_that_stands_there_twice_the_first_counts(self, http: FlaskClient) -> None:
+        callback = Callback()
+        answer = http.post(f"{callback.url}&msg_signature=x&nonce=y&timestamp=z", data=callback.body)
+        assert callback.plain(answer.data) == "success"
 
 
 class TestBehindProxies:
