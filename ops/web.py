@@ -16,7 +16,7 @@ GRACE_SECONDS = 3
 KEEP_ALIVE_SECONDS = 75
 
 #: Seconds that a process waits for each connection that it has before it takes another, and at most.
-HANDICAP_SECONDS, HANDICAP_MOST = 100e-6, 2e-3
+HANDICAP_SECONDS, HANDICAP_MOST = 20e-6, 0.4e-3
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
