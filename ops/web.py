@@ -1,14 +1,16 @@
 """A Flask app under gunicorn, with the settings of ours that all pages share."""
 
 import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
 #: Seconds that requests in hand get when the server is told to stop.
 GRACE_SECONDS = 3
@@ -29,6 +31,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """
         time.sleep(min(self.nr_conns * HANDICAP_SECONDS, HANDICAP_MOST))
         super().accept(listener)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """A connection waits for its first request beside the idle ones.
+
+        gunicorn's own keeps a thread for five seconds meanwhile: a load balancer that opens a few dozen connections in
+        advance would take them all.
+        """
+        if conn.initialized or conn.data_ready or not self.alive:
+            super().enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Told to stop, take who waits at the door and shut it: a load balancer turns to the next receiver at once.

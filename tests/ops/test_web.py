@@ -1,7 +1,10 @@
-"""The receiver's processes share what knocks at their port."""
+"""The receiver's processes share what knocks at their port, and keep no thread for who says nothing."""
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,8 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from ops import web
 from ops.web import WebServer, Worker
+from tests.installation import ROOT, answers
+from tests.servers import free_port, wait_until
 
 
 @pytest.fixture
@@ -24,13 +29,22 @@ def listener() -> Iterator[socket.socket]:
             yield server
 
 
+class Noting(Worker):
+    """Only notes what it takes."""
+
+    taken: list[Any]
+
+    def enqueue_req(self, conn: Any) -> None:
+        self.taken.append(conn)
+
+
 @contextmanager
-def worker(listener: socket.socket, connections: int, taken: list[Any]) -> Iterator[Worker]:
-    """One that has so many connections and notes those that it takes."""
+def worker(listener: socket.socket, connections: int) -> Iterator[Noting]:
+    """One that has so many connections."""
     cfg = WebServer(lambda: Flask(__name__), "127.0.0.1", 1, 2, 4, {}).cfg
-    made = Worker(1, os.getpid(), [listener], None, 30, cfg, Logger(cfg))
+    made = Noting(1, os.getpid(), [listener], None, 30, cfg, Logger(cfg))
     made.nr_conns = connections
-    made.enqueue_req = taken.append
+    made.taken = []
     try:
         yield made
     finally:
@@ -41,11 +55,10 @@ def waits(monkeypatch: pytest.MonkeyPatch, listener: socket.socket, connections:
     """Seconds that a process waits before it takes another one."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    taken: list[Any] = []
-    with worker(listener, connections, taken) as one:
+    with worker(listener, connections) as one:
         one.accept(listener)
-    assert len(taken) == 1
-    taken[0].sock.close()
+    (taken,) = one.taken
+    taken.sock.close()
     return sum(waited)
 
 
@@ -59,10 +72,29 @@ def test_nobody_waits_long(monkeypatch: pytest.MonkeyPatch, listener: socket.soc
 
 
 def test_a_sibling_may_be_faster(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    taken: list[Any] = []
     sibling: list[socket.socket] = []
     monkeypatch.setattr(time, "sleep", lambda _seconds: sibling.append(listener.accept()[0]))
-    with worker(listener, 3, taken) as busy:
+    with worker(listener, 3) as busy:
         busy.accept(listener)
-        assert (len(sibling), taken, busy.nr_conns) == (1, [], 3)
+        assert (len(sibling), busy.taken, busy.nr_conns) == (1, [], 3)
     sibling[0].close()
+
+
+def test_silent_connections_hold_nobody_up() -> None:
+    port = free_port()
+    start = f"WebServer(lambda: Flask('x', static_folder='{ROOT}', static_url_path='/static'), '127.0.0.1', {port}, 1, 2, {{}}).run()"
+    command = [sys.executable, "-c", f"from flask import Flask; from ops.web import WebServer; {start}"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/static/README.md"), 20, "the server")
+        with contextlib.ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(8)]
+            # It asks for two seconds; gunicorn's own would wait for five.
+            assert answers(f"http://127.0.0.1:{port}/static/README.md")
+            # Who has said nothing so far may still do so.
+            silent[0].sendall(b"GET /static/README.md HTTP/1.1\r\nHost: x\r\n\r\n")
+            silent[0].settimeout(4)
+            assert silent[0].recv(15) == b"HTTP/1.1 200 OK"
+    finally:
+        process.terminate()
+        process.wait(10)
