@@ -82,7 +82,8 @@ def test_a_sibling_may_be_faster(monkeypatch: pytest.MonkeyPatch, listener: sock
 
 def test_silent_connections_hold_nobody_up() -> None:
     port = free_port()
-    start = f"WebServer(lambda: Flask('x', static_folder='{ROOT}', static_url_path='/static'), '127.0.0.1', {port}, 1, 2, {{}}).run()"
+    app = f"Flask('x', static_folder='{ROOT}', static_url_path='/static')"
+    start = f"WebServer(lambda: {app}, '127.0.0.1', {port}, 1, 2, {{}}).run()"
     command = [sys.executable, "-c", f"from flask import Flask; from ops.web import WebServer; {start}"]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
