@@ -169,8 +169,11 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def _body(environ: "WSGIEnvironment") -> bytes:
-    """The whole body. Raises TooLarge."""
-    body: bytes = get_input_stream(environ).read(MAX_BODY + 1)
+    """The whole body. Raises TooLarge and MalformedCallback."""
+    try:
+        body: bytes = get_input_stream(environ).read(MAX_BODY + 1)
+    except Exception:  # noqa: BLE001 - the server's own, of chunks that are none or a sender who is gone
+        raise MalformedCallback("the body breaks off") from None
     if len(body) > MAX_BODY:
         raise TooLarge
     return body

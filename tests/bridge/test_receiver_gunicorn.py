@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,15 @@ def test_a_body_that_is_too_large(server: Server, connection: redis.Redis, chunk
     assert (answer.status, answer.content_type) == (413, "application/json")
     assert set(json.loads(answer.body)) == {"error"}
     assert untouched(connection)
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}--\r\n0\r\n\r\n", b"-2\r\n{}\r\n"])
+def test_chunks_that_are_none(server: Server, body: bytes) -> None:
+    head = f"POST {Callback().url} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sender:
+        sender.sendall(head.encode() + body)
+        received = sender.recv(65536)
+    assert received.startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("chunk", [0, 1 << 16])
