@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import workers
+from bridge.intake import Intake
 from tests.servers import flush, fresh_database, running_postgresql, running_redis
 from workers.registry import Registry
 
@@ -66,3 +67,19 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     fresh = Registry()
     monkeypatch.setattr(workers, "registry", fresh)
     return fresh
+
+
+@pytest.fixture(autouse=True)
+def _no_drainer_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One that does notes its last verdicts in the next test's Redis."""
+    begun: list[Intake] = []
+    plain = Intake.start
+
+    def start(self: Intake) -> None:
+        begun.append(self)
+        plain(self)
+
+    monkeypatch.setattr(Intake, "start", start)
+    yield
+    for intake in begun:
+        intake.stop()
