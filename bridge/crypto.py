@@ -1,6 +1,6 @@
 """Open and seal a DingTalk envelope. Pure: no I/O.
 
-Plaintext layout: `filler(16) | length(4, big-endian, bytes) | message | owner key`, padded to 32,
+Plaintext layout: `random(16) | length(4, big-endian, bytes) | message | owner key`, padded to 32,
 AES-256-CBC with the key's first 16 bytes as IV, base64 (DingTalk-Callback-Crypto, all samples).
 """
 
