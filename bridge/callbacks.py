@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import msgspec
 import structlog
@@ -181,8 +181,12 @@ def _body(environ: "WSGIEnvironment") -> bytes:
 
 def _query(environ: "WSGIEnvironment") -> _Query:
     """Raises MalformedCallback."""
-    # Of a name that stands there twice the first counts.
-    given = dict(reversed(parse_qsl(environ["QUERY_STRING"])))
+    given: dict[str, str] = {}
+    for pair in environ["QUERY_STRING"].split("&"):
+        name, _, value = pair.partition("=")
+        # Of a name that stands there twice the first counts that says anything.
+        if value and name not in given:
+            given[name] = value
     return _Query(_first(given, *SIGNATURE_NAMES), _first(given, *TIMESTAMP_NAMES), _first(given, "nonce"))
 
 
@@ -190,5 +194,5 @@ def _first(given: Mapping[str, str], *names: str) -> str:
     """The first of these that says anything. Raises MalformedCallback."""
     for name in names:
         if value := given.get(name):
-            return value
+            return unquote_plus(value)
     raise MalformedCallback(f"no {names[-1]} in the query")

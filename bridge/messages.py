@@ -176,7 +176,8 @@ def _object(message: bytes) -> dict[str, Any]:
         raise MalformedCallback("the message is not JSON") from None
     if not isinstance(body, dict):
         raise MalformedCallback("the message is no JSON object")
-    _measure(body)
+    if message.count(b"{") + message.count(b"[") > MAX_DEPTH:
+        _measure(body)
     return body
 
 
@@ -266,7 +267,8 @@ def _number(value: Any) -> int | None:
 
 def _several(values: Iterable[Any]) -> Iterable[Any]:
     for value in values:
-        yield from value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        if value is not None:
+            yield from value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
 
 def _texts(*values: Any) -> tuple[str, ...]:

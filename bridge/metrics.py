@@ -1,5 +1,6 @@
 """What Prometheus sees of the receiver, all gunicorn workers of this host added up."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -44,11 +45,13 @@ class Metrics:
             registry=registry,
         )
         self._registry = registry
+        #: To look a counter up costs more than to raise it; there are few, whatever callbacks say.
+        self._counter = functools.cache(self.events.labels)
 
     def count(self, app: str, event_type: str, outcome: str) -> None:
         """Count one event; a type that is not in the catalogue counts as `other`."""
         known = event_type in events.CATALOGUE or event_type in messages.CHECK_EVENTS
-        self.events.labels(app, event_type if known else events.OTHER, outcome).inc()
+        self._counter(app, event_type if known else events.OTHER, outcome).inc()
 
     def render(self) -> bytes:
         """Prometheus' text format, for this host when gunicorn's workers share their counters."""
