@@ -17,12 +17,26 @@ GRACE_SECONDS = 3
 #: Seconds that a load balancer's idle connection stays open; above the usual 60 of the balancer itself.
 KEEP_ALIVE_SECONDS = 75
 
+#: Seconds between two signs of life to gunicorn's master, which waits for half a minute.
+HEARTBEAT_SECONDS = 1.0
 #: Seconds that a process waits for each connection that it has before it takes another, and at most.
 HANDICAP_SECONDS, HANDICAP_MOST = 20e-6, 0.4e-3
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's, but fair to its siblings and to who knocks while it stops."""
+
+    _beaten = 0.0
+
+    def notify(self) -> None:
+        """Say that this process lives, if it has not lately.
+
+        gunicorn's own does at each turn of its loop, twice a request, and lets go of Python's lock for it.
+        """
+        now = time.monotonic()
+        if now >= self._beaten + HEARTBEAT_SECONDS:
+            self._beaten = now
+            super().notify()
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, unless a process that has fewer of them is faster.

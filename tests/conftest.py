@@ -1,5 +1,6 @@
 """Fixtures for every test: a real Redis, a real PostgreSQL, a datastore of each kind."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 @pytest.fixture(autouse=True)
 def _no_drainer_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One that does notes its last verdicts in the next test's Redis."""
+    """One that does notes its last verdicts in the next test's Redis, and an open socket becomes a warning later."""
     begun: list[Intake] = []
     plain = Intake.start
 
@@ -83,3 +84,8 @@ def _no_drainer_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     yield
     for intake in begun:
         intake.stop()
+    for thread in threading.enumerate():
+        if thread.name == "drain":
+            thread.join(10)
+    for intake in begun:
+        intake._connection.close()

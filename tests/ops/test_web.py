@@ -99,3 +99,17 @@ def test_silent_connections_hold_nobody_up() -> None:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_a_busy_process_says_once_a_second_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    told: list[float] = []
+    with worker(listener, 0) as one:
+        monkeypatch.setattr(one.tmp, "notify", lambda: told.append(now))
+        for _ in range(17):
+            one.notify()
+            now += web.HEARTBEAT_SECONDS / 8
+    assert len(told) == 3
