@@ -14,6 +14,8 @@ from tests.installation import AES_KEY, CORP
 
 TOKEN = "tok3nForTests"
 OWNER = "dingtestappkey00001"
+OLD_TOKEN, OLD_KEY = "oldTok3n", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
+SUITE_OWNER = "suitetestkey0001"
 STAMP, NONCE = "1700000000000", "aB3dE5fG"
 EVENT = {"EventType": "user_add_org", "UserId": ["zhangsan"], "CorpId": CORP, "eventId": "e-1"}
 

@@ -8,7 +8,7 @@ CALLBACKS = "bridge/callbacks.py"
 
 T_ACCEPT, T_SPOOL, T_INTAKE = (f"tests/bridge/test_{name}.py::" for name in ("accept", "spool", "intake"))
 T_TOGETHER, T_SAFETY = (f"tests/bridge/test_{name}.py::" for name in ("together", "safety"))
-T_RECEIVER, T_QUEUES = (f"tests/bridge/test_{name}.py::" for name in ("receiver", "queues"))
+T_CALLBACKS, T_RECEIVER, T_QUEUES = (f"tests/bridge/test_{name}.py::" for name in ("callbacks", "receiver", "queues"))
 T_CLI = "tests/ops/test_cli.py::"
 
 BRIDGE: tuple[Guard, ...] = (
@@ -487,7 +487,7 @@ BRIDGE: tuple[Guard, ...] = (
         "            import threading\n"
         "            outcomes = ['accepted'] * len(parsed.events)\n"
         "            threading.Timer(0.5, self._intake.take, (parsed.events,)).start()\n",
-        (T_RECEIVER + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
+        (T_CALLBACKS + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
     ),
     Guard(
         "what neither Redis nor the spool took is a 503",
