@@ -1,5 +1,6 @@
 """Where callbacks become durable: Redis, and while it does not answer this host's spool, which is drained after."""
 
+import contextlib
 import os
 import threading
 import time
@@ -39,7 +40,8 @@ class Intake:
         self._connection = connection
         self._spool = spool_folder
         self._acceptor = Acceptor(connection)
-        self._together = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
+        self._together = Together[Event, bool](self._accept, SHARED_CALL)
+        self._last_resort = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
         self._misses = Misses(connection)
         self._notes = Verdicts(connection)
         #: Apps whose misses are not in Redis yet; the drainer brings them there.
@@ -58,24 +60,28 @@ class Intake:
     def take(self, batch: Sequence[Event]) -> Sequence[str]:
         """Make these durable; of each whether it was `accepted`, `repeated` or `spooled`. Raises NotDurable."""
         self._busy = True
-        if not self._away.is_set():
-            try:
-                return self._ask_redis(batch)
-            except NotDurable as error:
-                self._say_away(error)
+        with contextlib.suppress(NotDurable):  # the spool takes them, then
+            return _outcomes(self._together.run(batch))
         try:
             self._spool.add(batch)
         except NotDurable as full:
             try:
                 # Nothing else is left: Redis may be back, or was only slow.
-                return self._ask_redis(batch)
+                return _outcomes(self._last_resort.run(batch))
             except NotDurable as error:
                 raise NotDurable(f"{full}; {error}") from error
         self._spooled.set()
         return ["spooled"] * len(batch)
 
-    def _ask_redis(self, batch: Sequence[Event]) -> Sequence[str]:
-        return ["accepted" if new else "repeated" for new in self._together.run(batch)]
+    def _accept(self, batch: Sequence[Event]) -> Sequence[bool]:
+        """Raises NotDurable, at once where others have found meanwhile that Redis is away."""
+        if self._away.is_set():
+            raise NotDurable("Redis is away")
+        try:
+            return self._acceptor.accept(batch)
+        except NotDurable as error:
+            self._say_away(str(error), error.__cause__)
+            raise
 
     def missed(self, apps: Iterable[str]) -> None:
         """DingTalk may count a callback to these apps as failed; the clock is told once Redis can be."""
@@ -116,7 +122,7 @@ class Intake:
                 self._note_verdicts()
                 drain(self._spool, self._acceptor, self._give_way)
             except NotDurable as error:
-                if not self._say_away(error):
+                if not self._say_away(str(error), error.__cause__):
                     log.warning("the spool is not drained yet", reason=str(error))
                     self._stopping.wait(LOOK_SECONDS)
                 continue
@@ -153,19 +159,22 @@ class Intake:
         except redis.RedisError as error:
             raise NotDurable(f"Redis did not take a note: {type(error).__name__}") from error
 
-    def _say_away(self, error: NotDurable) -> bool:
+    def _say_away(self, reason: str, cause: BaseException | None) -> bool:
         """Whether Redis is away, after this; one that answers with a refusal is not."""
-        if isinstance(error.__cause__, redis.ConnectionError | redis.TimeoutError) and not self._away.is_set():
+        if isinstance(cause, redis.ConnectionError | redis.TimeoutError) and not self._away.is_set():
             self._away.set()
             self._spooled.set()
-            log.warning("events go to the spool", reason=str(error))
+            log.warning("events go to the spool", reason=reason)
         return self._away.is_set()
 
     def _writes(self) -> bool:
         """Whether Redis would take an event: one that is full or a replica answers a ping as well."""
+        if self._away.is_set():
+            return False  # to ask would look up its name, for which there is no limit of time
         try:
             self._connection.set(PROBE_KEY, b"", xx=True)
-        except redis.RedisError:
+        except redis.RedisError as error:
+            self._say_away(f"Redis does not answer: {type(error).__name__}", error)
             return False
         return True
 
@@ -197,6 +206,10 @@ def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None] =
     if count:
         log.info("drained the spool", events=count)
     return count
+
+
+def _outcomes(new: Sequence[bool]) -> Sequence[str]:
+    return ["accepted" if flag else "repeated" for flag in new]
 
 
 def _reason(error: OSError) -> str:

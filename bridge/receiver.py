@@ -3,7 +3,7 @@
 import msgspec
 import redis
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bridge.callbacks import App, Callbacks, Refusals
@@ -59,7 +59,10 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         status = error.code or 500
-        return _json(refusals.told("none", status, error.name.lower()), status)
+        response = _json(refusals.told("none", status, error.name.lower()), status)
+        if isinstance(error, MethodNotAllowed):
+            response.allow.update(error.valid_methods or ())
+        return response
 
     return app
 

@@ -1,10 +1,12 @@
 """A Flask app under gunicorn, with the settings of ours that all pages share."""
 
+import contextlib
 import select
 import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,10 @@ GRACE_SECONDS = 3
 #: Seconds that a load balancer's idle connection stays open; above the usual 60 of the balancer itself.
 KEEP_ALIVE_SECONDS = 75
 
+#: Seconds after which no more is read of a request; its thread is needed by others.
+REQUEST_SECONDS = 10.0
+#: Threads that see connections to their end, each for up to two seconds.
+CLOSERS = 8
 #: Seconds between two signs of life to gunicorn's master, which waits for half a minute.
 HEARTBEAT_SECONDS = 1.0
 #: Seconds that a process waits for each connection that it has before it takes another, and at most.
@@ -26,10 +32,18 @@ HANDICAP_SECONDS, HANDICAP_MOST = 20e-6, 0.4e-3
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's, but fair to its siblings and to who knocks while it stops."""
 
-    _beaten = 0.0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._beaten = 0.0
+        #: Since when a thread is at a connection's request, on time.monotonic()'s clock.
+        self._at_work: dict[TConn, float] = {}
+
+    def init_process(self) -> None:
+        self._closers = ThreadPoolExecutor(CLOSERS, thread_name_prefix="close")
+        super().init_process()
 
     def notify(self) -> None:
-        """Say that this process lives, if it has not lately.
+        """Say that this process lives, if it has not lately, and hurry those that take too long.
 
         gunicorn's own does at each turn of its loop, twice a request, and lets go of Python's lock for it.
         """
@@ -37,6 +51,43 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if now >= self._beaten + HEARTBEAT_SECONDS:
             self._beaten = now
             super().notify()
+            self._hurry(now)
+
+    def _hurry(self, now: float) -> None:
+        """Whoever has begun a request and does not go on has said all: gunicorn would wait for the rest for ever."""
+        for conn, begun in self._at_work.copy().items():
+            if begun < now - REQUEST_SECONDS:
+                with contextlib.suppress(OSError):  # it has just ended
+                    conn.sock.shutdown(socket.SHUT_RD)
+
+    def handle(self, conn: TConn) -> Any:
+        """Runs in a thread of the pool."""
+        self._at_work[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            del self._at_work[conn]
+
+    def finish_request(self, conn: TConn, done: "Future[Any]") -> None:
+        """A connection that ends is closed by a thread of its own, which waits until the peer has ended it, too.
+
+        gunicorn's own lets all others wait meanwhile, for up to two seconds.
+        """
+        if done.exception() is not None or done.result():
+            super().finish_request(conn, done)
+            return
+        closing = self._closers.submit(conn.close, graceful=True)
+        closing.add_done_callback(lambda _: self.method_queue.defer(self._closed))
+
+    def _closed(self) -> None:
+        self.nr_conns -= 1
+
+    def is_parent_alive(self) -> bool:
+        """Without its master a process stops, as if it had been told to."""
+        if super().is_parent_alive():
+            return True
+        self.alive = False
+        return False
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, unless a process that has fewer of them is faster.

@@ -38,6 +38,8 @@ Keep = Callable[[bytes], None]
 TIMEOUT = Timeout(connect=3.0, answer=10.0)
 #: Where giving up would lose the answer: DingTalk forgets what it has once told.
 KEEP_TIMEOUT = Timeout(connect=3.0, answer=60.0)
+#: Calls whose answer DingTalk gives but once (KB-E/0230, KB-E/0240).
+ONCE = frozenset({"/call_back/get_call_back_failed_result", "/service/get_permanent_code"})
 #: Members of a department in a page; DingTalk's most.
 USERS_PAGE = 100
 #: Groups of the role list in a page; DingTalk's most.
@@ -274,7 +276,8 @@ class DingTalk:
     def _send(self, call: str, query: dict[str, str], body: Json | None, timeout: Timeout) -> Response:
         try:
             encoded = None if body is None else msgspec.json.encode(body)
-            return self._http.request(f"{self._api}{call}?{urlencode(query)}", encoded, timeout)
+            url = f"{self._api}{call}?{urlencode(query)}"
+            return self._http.request(url, encoded, timeout, once=call in ONCE)
         except NoAnswer as error:
             fault = str(error)
         raise Transient(fault, "no answer", call)

@@ -54,8 +54,12 @@ class Http(threading.local):
             if path is not None:
                 curl.setopt(option, path)
 
-    def request(self, url: str, body: bytes | None, timeout: Timeout) -> Response:
-        """One request, a POST where there is a body. Raises NoAnswer."""
+    def request(self, url: str, body: bytes | None, timeout: Timeout, *, once: bool = False) -> Response:
+        """One request, a POST where there is a body. Raises NoAnswer.
+
+        Where a kept connection ends before an answer begins, libcurl sends the request again on another. `once` never
+        sends it again: it goes by a connection of its own.
+        """
         curl, received = self._curl, BytesIO()
         curl.setopt(pycurl.URL, url)
         if body is None:
@@ -64,6 +68,7 @@ class Http(threading.local):
             curl.setopt(pycurl.POSTFIELDS, body)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, round(timeout.connect * 1000))
         curl.setopt(pycurl.TIMEOUT_MS, round(timeout.answer * 1000))
+        curl.setopt(pycurl.FRESH_CONNECT, once)
         curl.setopt(pycurl.WRITEDATA, received)
         try:
             curl.perform()

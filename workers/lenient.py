@@ -33,7 +33,7 @@ def decode(body: bytes) -> Json:
 def _lenient(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         lenient = json.dumps(json.loads(body.decode("utf-8-sig", "replace")), ensure_ascii=False)
         return msgspec.json.decode(lenient.encode("utf-8", "replace"))
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,7 @@ def test_the_drainer_gives_way_to_callbacks(
         worked.append(time.monotonic() - begun)
         return new
 
+    monkeypatch.setattr(intake._together, "_act", accept)  # by which callbacks come
     monkeypatch.setattr(intake._acceptor, "accept", accept_beside_callbacks)
     monkeypatch.setattr(intake._stopping, "wait", rested.append)
     intake.start()
@@ -287,3 +289,40 @@ def test_a_miss_is_noted_once_redis_is_back(intake: Intake, server: RedisServer)
     with redis.Redis.from_url(server.url) as client:
         wait_until(lambda: Misses(client).read().keys() == {"acme"}, what="the note")
     assert waiting(server) == ["e1"]
+
+
+def test_who_waited_while_redis_was_found_to_be_away_does_not_ask_it_too(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    released = threading.Event()
+
+    def gone(_: object, batch: Sequence[Event]) -> list[bool]:
+        asked.append(len(batch))
+        released.wait(10)
+        raise NotDurable("no Redis") from redis.ConnectionError()
+
+    monkeypatch.setattr(Acceptor, "accept", gone)
+    monkeypatch.setattr(Intake, "_answers", lambda _: False)
+    with ThreadPoolExecutor(4) as pool:
+        taken = [pool.submit(intake.take, [event(number)]) for number in range(4)]
+        wait_until(lambda: len(asked) == 1 and len(intake._together._waiting) == 3, what="the others to wait")
+        released.set()
+        assert [found.result(10) for found in taken] == [["spooled"]] * 4
+    assert asked == [1]
+
+
+def test_whether_it_is_ready_is_found_out_once_and_then_known(
+    intake: Intake, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask a Redis whose name nobody resolves any more can take ten seconds, whatever the patience."""
+    monkeypatch.setattr(Intake, "_answers", lambda _: False)
+    server.kill()
+    assert intake.components() == {"redis": False, "spool": True}
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("Redis was asked again")
+
+    monkeypatch.setattr(intake._connection, "set", asked)
+    assert intake.components() == {"redis": False, "spool": True}
+    assert intake.take([event(1)]) == ["spooled"]

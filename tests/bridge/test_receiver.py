@@ -42,7 +42,9 @@ class TestPaths:
     def test_not_a_post(self, http: FlaskClient, connection: redis.Redis, method: str, end: str) -> None:
         callback = Callback()
         callback.path += end
-        refused(http.open(callback.url, method=method, data=callback.body), 405)
+        response = http.open(callback.url, method=method, data=callback.body)
+        refused(response, 405)
+        assert response.headers["Allow"] == "POST"
         assert http.head(callback.url).status_code == 405
         assert untouched(connection)
 

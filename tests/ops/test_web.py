@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -51,6 +53,37 @@ def worker(listener: socket.socket, connections: int) -> Iterator[Noting]:
         made.tmp.close()
 
 
+@contextmanager
+def serving(threads: int = 2, **changed: float) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server of one process, with these of `ops.web`'s limits; its port and its master."""
+    port = free_port()
+    app = f"Flask('x', static_folder='{ROOT}', static_url_path='/static')"
+    limits = "".join(f"web.{name} = {value}; " for name, value in changed.items())
+    start = f"web.WebServer(lambda: {app}, '127.0.0.1', {port}, 1, {threads}, {{}}).run()"
+    command = [sys.executable, "-c", f"from flask import Flask; from ops import web; {limits}{start}"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/static/README.md"), 20, "the server")
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def ask(port: int, stack: contextlib.ExitStack, request: bytes) -> socket.socket:
+    """A connection on which this was said."""
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+    client.settimeout(10)
+    client.sendall(request)
+    return client
+
+
+def knocks(port: int) -> bool:
+    """Whether anybody takes a connection."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def waits(monkeypatch: pytest.MonkeyPatch, listener: socket.socket, connections: int) -> float:
     """Seconds that a process waits before it takes another one."""
     waited: list[float] = []
@@ -81,24 +114,14 @@ def test_a_sibling_may_be_faster(monkeypatch: pytest.MonkeyPatch, listener: sock
 
 
 def test_silent_connections_hold_nobody_up() -> None:
-    port = free_port()
-    app = f"Flask('x', static_folder='{ROOT}', static_url_path='/static')"
-    start = f"WebServer(lambda: {app}, '127.0.0.1', {port}, 1, 2, {{}}).run()"
-    command = [sys.executable, "-c", f"from flask import Flask; from ops.web import WebServer; {start}"]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/static/README.md"), 20, "the server")
-        with contextlib.ExitStack() as stack:
-            silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(8)]
-            # It asks for two seconds; gunicorn's own would wait for five.
-            assert answers(f"http://127.0.0.1:{port}/static/README.md")
-            # Who has said nothing so far may still do so.
-            silent[0].sendall(b"GET /static/README.md HTTP/1.1\r\nHost: x\r\n\r\n")
-            silent[0].settimeout(4)
-            assert silent[0].recv(15) == b"HTTP/1.1 200 OK"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with serving() as (port, _), contextlib.ExitStack() as stack:
+        silent = [ask(port, stack, b"") for _ in range(8)]
+        # It asks for two seconds; gunicorn's own would wait for five.
+        assert answers(f"http://127.0.0.1:{port}/static/README.md")
+        # Who has said nothing so far may still do so.
+        silent[0].sendall(b"GET /static/README.md HTTP/1.1\r\nHost: x\r\n\r\n")
+        silent[0].settimeout(4)
+        assert silent[0].recv(15) == b"HTTP/1.1 200 OK"
 
 
 def test_a_busy_process_says_once_a_second_that_it_lives(
@@ -113,3 +136,39 @@ def test_a_busy_process_says_once_a_second_that_it_lives(
             one.notify()
             now += web.HEARTBEAT_SECONDS / 8
     assert len(told) == 3
+
+
+def test_who_does_not_end_a_closed_connection_holds_nobody_up() -> None:
+    with serving() as (port, _), contextlib.ExitStack() as stack:
+        for _ in range(4):
+            lingering = ask(port, stack, b"GET /static/README.md HTTP/1.0\r\n\r\n")
+            assert lingering.recv(15).startswith(b"HTTP/1.")
+            begun = time.monotonic()
+            assert answers(f"http://127.0.0.1:{port}/static/README.md")
+            # gunicorn's own would answer nobody until two seconds are over.
+            assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"GET /static/README.md HTTP/1.1\r\nHost", b"POST /static/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"],
+)
+def test_who_does_not_go_on_keeps_no_thread(begun: bytes) -> None:
+    with serving(REQUEST_SECONDS=0.5) as (port, _), contextlib.ExitStack() as stack:
+        stalled = [ask(port, stack, begun) for _ in range(4)]
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/static/README.md"), 10, "a thread")
+        for client in stalled:
+            while client.recv(65536):
+                pass
+
+
+def test_without_its_master_a_process_shuts_its_door_at_once() -> None:
+    with serving() as (port, master):
+        idle = HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.closing(idle):
+            idle.request("GET", "/static/README.md")
+            assert idle.getresponse().read()
+            master.kill()
+            wait_until(lambda: not knocks(port), 10, "the door to be shut")
+            # It lingers for who is there already; gunicorn's own would leave the door open meanwhile.
+            assert select.select([idle.sock], [], [], 0)[0] == []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import redis
@@ -447,6 +447,26 @@ class TestTheRoleList:
         script.reply(self.PATH, *(self.page(begin, 200, True) for begin in range(0, 2000, 200)))
         assert type(failure(dingtalk.role_groups)) is Transient
         assert script.paths().count(self.PATH) == 3
+
+
+def test_what_dingtalk_tells_but_once_is_never_asked_again_by_the_http_client(
+    dingtalk: DingTalk, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept connection may break before the answer; asked again, DingTalk would tell of an empty list."""
+    path = "/call_back/get_call_back_failed_result"
+    script.reply(GET_USER, USER)
+    script.reply(path, {"errcode": 0, "failed_list": [], "has_more": False})
+    asked: dict[str, bool] = {}
+    plain = Http.request
+
+    def request(http: Http, url: str, *given: Any, once: bool) -> Any:
+        asked[urlsplit(url).path] = once
+        return plain(http, url, *given, once=once)
+
+    monkeypatch.setattr(Http, "request", request)
+    dingtalk.user("zhangsan")
+    dingtalk.failed_callbacks(lambda _: None)
+    assert asked == {"/gettoken": False, GET_USER: False, path: True}
 
 
 @pytest.mark.parametrize("live", [True, False])

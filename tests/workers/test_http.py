@@ -141,6 +141,14 @@ def test_a_kept_connection_that_breaks_before_an_answer_begins_is_opened_anew(se
     assert server.received[1][0] == server.received[0][1]
 
 
+def test_what_may_be_asked_but_once_is_never_sent_again(server: Server, http: Http) -> None:
+    server.replies = [Reply(), Reply(b"", hangs_up=True), Reply()]
+    assert http.request(server.url, None, PATIENT).status == 200
+    assert failure(lambda: http.request(server.url, None, PATIENT, once=True)) == "curl-52"
+    assert [len(requests) for requests in server.received] == [1, 1]
+    assert http.request(server.url, None, PATIENT).status == 200
+
+
 def test_a_redirect_is_told_and_not_followed(server: Server, http: Http) -> None:
     server.replies = [Reply(b"HTTP/1.1 302 Found\r\nLocation: /punish?x=1\r\nContent-Length: 0\r\n\r\n"), Reply()]
     status, _, redirect = http.request(server.url, b"{}", PATIENT)

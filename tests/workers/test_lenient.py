@@ -18,6 +18,7 @@ def test_bodies() -> None:
         "order": 176305901987690512,
     }
     assert lenient.decode(b'\xef\xbb\xbf{"name":"\xff"}') == {"name": "\ufffd"}
+    assert lenient.decode('{"errcode":0,"name":"张'.encode()[:-1] + b'"}') == {"errcode": 0, "name": "\ufffd"}
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"<html>", b'{"a":', b'"text"', b"1", b"\x00"])
