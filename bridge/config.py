@@ -144,8 +144,9 @@ class HealConfig(_Section):
 
 
 class RetentionConfig(_Section):
-    events: Annotated[int, Field(ge=0)] = 30
-    changes: Annotated[int, Field(ge=0)] = 0
+    # A hundred years; beyond two thousand there is no date.
+    events: Annotated[int, Field(ge=0, le=36_500)] = 30
+    changes: Annotated[int, Field(ge=0, le=36_500)] = 0
 
 
 class ConsoleConfig(_Section):

@@ -78,21 +78,35 @@ def ensure(var: Path) -> Path:
     fcntl.flock(users, fcntl.LOCK_SH)
     socket = socket_path(var)
     if not _kept(home) or not answers(socket):
-        program()  # raises where there is none
-        with (home / "keeper.log").open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "bridge.embedded", str(var.resolve())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        _begin(var)
     deadline = time.monotonic() + START_SECONDS
     while not answers(socket):
         if time.monotonic() > deadline:
             raise RedisUnusable(f"the embedded Redis does not start; see {home / 'redis.log'}")
         time.sleep(0.02)
     return socket
+
+
+def tend(var: Path) -> None:
+    """Start a keeper where none runs: without one that was killed, nobody starts the server again when it dies.
+
+    For whoever has called `ensure`.
+    """
+    if not _kept(folder(var)):
+        _begin(var)
+
+
+def _begin(var: Path) -> None:
+    """A keeper, unless another wins. Raises RedisUnusable."""
+    program()  # raises where there is none
+    with (folder(var) / "keeper.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "bridge.embedded", str(var.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def stop(var: Path) -> None:

@@ -25,7 +25,7 @@ _MAX_TIME = 32_503_680_000_000
 #: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
 _ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
 #: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value.
-_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*\\*")[^"\\]+', re.IGNORECASE)
+_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*(\\*)").*?(?=(?<!\\)\2")', re.IGNORECASE | re.DOTALL)
 
 #: Checks of a suite's URL, which carry a `Random`.
 SUITE_CHECK_EVENTS = frozenset({"check_create_suite_url", "check_update_suite_url"})
@@ -241,10 +241,13 @@ def _pushed(row: dict[str, Any], envelope: str, app: str, app_corp: str | None, 
 
 
 def _biz_data(value: Any) -> dict[str, Any]:
-    """A row's biz_data: JSON text on the wire, an object on the documentation's pages."""
+    """A row's biz_data: JSON text on the wire, an object on the documentation's pages.
+
+    NUL is replaced, however deep it is escaped, as no SQL text can hold it.
+    """
     if isinstance(value, str):
         try:
-            return _object(_mend(value.encode()))
+            return _object(_mend(value.encode()).replace(rb"\u0000", rb"\ufffd"))
         except MalformedCallback:
             return {}
     return value if isinstance(value, dict) else {}

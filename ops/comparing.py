@@ -16,7 +16,6 @@ from workers.comparison import Comparison, Report
 from workers.dingtalk import DingTalk
 from workers.drift import Drift, Finding
 from workers.store.holdings import REMOVABLE
-from workers.store.reads import Priority
 from workers.store.tables import changes
 from workers.workoff import WorkOff
 
@@ -67,8 +66,7 @@ def heal(parts: Parts, comparison: Comparison, tell: Tell) -> Healed:
     for step in comparison.run():
         tell(step.done, step.found)
     report = comparison.report
-    priority = Priority.COPY if report.quiet else Priority.HEAL
-    backlog = WorkOff(parts.store, parts.clock, parts.folder, corp_id, priority)
+    backlog = WorkOff(parts.store, parts.clock, parts.folder, corp_id)
     more = True
     while more:
         more = backlog.step()

@@ -164,7 +164,7 @@ def nightly(config: Config, connection: redis.Redis, store: Store, readers: Read
         suites.renew_all(corp_id, note)
 
     settle = config.dingtalk.settle_seconds
-    return Nightly(store, clock, readers, renew, corp_ids, config.clock, config.heal, settle)
+    return Nightly(store, clock, readers, renew, suites.halted, corp_ids, config.clock, config.heal, settle)
 
 
 def sync_worker(parts: Parts, names: Sequence[str]) -> BatchWorker:

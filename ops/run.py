@@ -1,8 +1,8 @@
 """`dingbridge run`: the whole installation on this machine; with `--demo` against a simulated DingTalk."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,28 +16,32 @@ from rich.markup import escape
 from bridge import config as configuration
 from bridge import embedded
 from bridge.config import Config
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ConfigError
 from ops import demo
-from ops.supervisor import Process, Supervisor, check_ports
+from ops.supervisor import Process, Supervisor, check_ports, until_told
 from ops.web import bind_address
 from workers.store import migrate
 from workers.store.engine import open_store
 
 #: Seconds for a process of ours to answer after its start.
 START_SECONDS = 30
+#: Seconds between two looks whether the embedded Redis has its keeper.
+TEND_SECONDS = 2.0
+#: The highest port that there is.
+LAST_PORT = 65535
 _COLOURS = {"serve": "cyan", "work": "green", "jobs": "magenta", "clock": "yellow", "console": "blue"}
 
 
 def run(as_demo: bool) -> None:
-    """Run everything until SIGINT or SIGTERM. Raises ConfigError, PortInUse, RedisUnusable."""
+    """Run everything until SIGINT, SIGTERM or SIGHUP. Raises ConfigError, PortInUse, RedisUnusable."""
     environ = demo.environment(os.environ) if as_demo else dict(os.environ)
     base = configuration.port("serve", environ)
     ports = {role: base + offset for offset, role in enumerate(demo.PORTS) if as_demo or role != "simulate"}
+    if (last := max(ports.values())) > LAST_PORT:
+        raise ConfigError([f"PORT: {base} is too high: run takes the ports up to {last}, of {LAST_PORT}"])
     config = configuration.load(environ)
     check_ports(config.listen, ports)
-    stopping = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda _signum, _frame: stopping.set())
+    stopping = until_told()
     screen = Screen()
     if config.redis.url == "embedded":
         embedded.ensure(config.var)
@@ -45,6 +49,10 @@ def run(as_demo: bool) -> None:
     migrate.migrate(store)
     screen.welcome(config, ports, as_demo)
     supervisor = Supervisor(_processes(config, ports, as_demo), environ, screen.say)
+    # A keeper of Redis that was killed would be missed only with its server: none of ours ends for that.
+    tender = threading.Thread(target=_tend, args=(config, stopping))
+    if config.redis.url == "embedded":
+        tender.start()
     if as_demo:
         show = threading.Thread(target=_show, args=(config, environ, ports, screen, stopping), daemon=True)
         show.start()
@@ -53,9 +61,17 @@ def run(as_demo: bool) -> None:
     finally:
         screen.note("stopping")
         if config.redis.url == "embedded":
+            stopping.set()
+            tender.join()
             embedded.stop(config.var)
         store.close()
         screen.note("all is stopped")
+
+
+def _tend(config: Config, stopping: threading.Event) -> None:
+    while not stopping.wait(TEND_SECONDS):
+        with contextlib.suppress(OSError):  # a full disk; the next look may find room
+            embedded.tend(config.var)
 
 
 def _processes(config: Config, ports: Mapping[str, int], as_demo: bool) -> list[Process]:
@@ -80,7 +96,7 @@ class Screen:
     """What a person sees: where things are, and line by line what happens."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _console()
         self._lock = threading.Lock()
 
     def welcome(self, config: Config, ports: Mapping[str, int], as_demo: bool) -> None:
@@ -105,20 +121,28 @@ class Screen:
             "  Ctrl-C stops all of it.",
             "",
         ]
-        with self._lock:
-            self._console.print("\n".join(lines))
+        self._print("\n".join(lines))
 
     def say(self, process: str, line: str) -> None:
         """A line of a process."""
         colour = _COLOURS.get(process, "white")
-        with self._lock:
-            self._console.print(
-                f"[dim]{time.strftime('%H:%M:%S')}[/dim] [{colour}]{process:<9}[/{colour}] {escape(line)}"
-            )
+        self._print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] [{colour}]{process:<9}[/{colour}] {escape(line)}")
 
     def note(self, line: str) -> None:
         """A line of our own."""
         self.say("run", line)
+
+    def _print(self, text: str) -> None:
+        """Where it can be: a terminal that is gone or a full disk must not keep us from stopping in order."""
+        with self._lock:
+            try:
+                self._console.print(text)
+            except (OSError, ValueError, SystemExit):  # Rich ends the program where nobody reads its pipe
+                self._console = _console()  # the old one keeps what it could not write, and more with each line
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _show(

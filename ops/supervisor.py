@@ -1,5 +1,6 @@
 """Every process on this machine under one roof: started, restarted when it dies, stopped together."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from bridge.errors import BridgeError
 from ops.logs import SUPERVISED_VARIABLE
 
-#: Seconds that processes get to end by themselves; what is left then is killed.
+#: Seconds that processes get to end by themselves where Ctrl-C has to end all within five.
 GRACE_SECONDS = 4.0
 #: Seconds until a process that died is started again: the first, doubled up to the second.
 RESTART_SECONDS = (0.5, 10.0)
@@ -45,12 +46,17 @@ class Supervisor:
     """Runs processes until it is told to stop; `say(process, line)` gets what they print and what becomes of them."""
 
     def __init__(
-        self, processes: Sequence[Process], environment: Mapping[str, str], say: Callable[[str, str], None]
+        self,
+        processes: Sequence[Process],
+        environment: Mapping[str, str],
+        say: Callable[[str, str], None],
+        grace: float = GRACE_SECONDS,
     ) -> None:
+        """`grace`: seconds that processes get to end by themselves; what is left then is killed."""
         self._processes = list(processes)
         self._environment = dict(environment)
         self._say = say
-        self._stopping = threading.Event()
+        self._grace = grace
         self._readers: list[threading.Thread] = []
 
     def run(self, stopping: threading.Event) -> None:
@@ -83,7 +89,12 @@ class Supervisor:
     def _relay(self, name: str, running: subprocess.Popen[str]) -> None:
         assert running.stdout is not None  # noqa: S101 - it was started with a pipe
         for line in running.stdout:
-            self._say(name, line.rstrip("\n"))
+            self._tell(name, line.rstrip("\n"))
+
+    def _tell(self, name: str, line: str) -> None:
+        """A line that nobody can be told, as the terminal is gone or the disk is full, is no reason to end."""
+        with contextlib.suppress(OSError, ValueError):
+            self._say(name, line)
 
     def _look_after(self, process: Process) -> None:
         now = time.monotonic()
@@ -96,13 +107,13 @@ class Supervisor:
             return
         process.deaths = 1 if now - process.started > HEALTHY_SECONDS else process.deaths + 1
         first, most = RESTART_SECONDS
-        seconds = min(most, first * 2 ** (process.deaths - 1))
+        seconds = min(most, first * 2 ** min(process.deaths - 1, 10))
         process.restart_at = now + seconds
         process.running = None
-        self._say(process.name, f"ended with {_ending(code)}; starts again in {seconds:g} s")
+        self._tell(process.name, f"ended with {_ending(code)}; starts again in {seconds:g} s")
 
     def _stop(self) -> None:
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + self._grace
         alive = [process.running for process in self._processes if process.running is not None]
         for running in alive:
             _signal(running, signal.SIGTERM)
@@ -115,6 +126,16 @@ class Supervisor:
             _signal(running, signal.SIGKILL)  # what it left behind in its group
         for reader in self._readers:
             reader.join(1)
+
+
+def until_told() -> threading.Event:
+    """Set by SIGINT, SIGTERM, or the end of the terminal."""
+    stopping = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup ignores SIGHUP, so that we outlive the terminal.
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda _signum, _frame: stopping.set())
+    return stopping
 
 
 def check_ports(host: str, ports: Mapping[str, int], patience: float = 0) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ import sqlalchemy as sa
 
 from bridge import messages
 from bridge.accept import Acceptor
+from bridge.config import AppConfig, Config
 from bridge.events import CONTACT_EVENTS, Entity
 from ops import compose
 from simulator.apps import PERMISSIONS, App
-from tests.installation import AES_KEY, Installation, installed
+from tests.installation import AES_KEY, Installation, installed, settings
 from tests.servers import wait_until
 from tests.truth import actual_tables, expected_tables
 from workers import tickets
 from workers.dingtalk import DingTalk
+from workers.errors import NotAuthorized, Transient
+from workers.moment import SECOND
 from workers.registry import Registry
 from workers.sealing import Seal
 from workers.store import comparisons, ledger, reads, suites, tables
@@ -247,6 +250,93 @@ class TestTheLifeOfAnAuthorisation:
         stage.settle()
         assert (stage.granted()["status"], stage.row(tables.corps, corp_id=CORPS[0])["status"]) == ("active", "active")
         assert stage.differences() == []
+
+    def test_an_answer_that_is_older_than_the_authorisation_takes_nothing_away(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = Suite.authorization
+        asked: list[str] = []
+
+        def lagging(suite: Suite, corp_id: str) -> Any:
+            asked.append(corp_id)
+            if len(asked) == 1:
+                raise NotAuthorized("33001", "not yet", "/service/get_auth_info")
+            return plain(suite, corp_id)
+
+        monkeypatch.setattr(Suite, "authorization", lagging)
+        monkeypatch.setattr(one_stage.place.parts.suites, "_settle", 3600 * SECOND)
+        one_stage.begin()
+        assert len(asked) > 1
+        assert one_stage.granted()["status"] == "active"
+        assert one_stage.granted()["permanent_code"] is not None
+        assert one_stage.differences() == []
+
+    @pytest.mark.parametrize("event", ["suite_relieve", "org_micro_app_stop"])
+    def test_a_return_that_nobody_told_of_is_found_at_night(self, one_stage: Stage, event: str) -> None:
+        one_stage.begin()
+        one_stage.tell(event)
+        one_stage.settle()
+        assert one_stage.granted()["status"] != "active"
+        calls = one_stage.place.simulator.calls.as_dict()["total"]
+        one_stage.settle()
+        assert one_stage.place.simulator.calls.as_dict()["total"] == calls
+        corp = one_stage.app.corps[CORPS[0]]
+        corp.revoked, corp.close = False, 1
+        one_stage.place.simulator.change("shop", "user_add_org", deliver=False)
+        for _ in range(2):  # once to learn of it, once what then comes due
+            with one_stage.place.parts.store.writing() as connection:
+                connection.execute(sa.update(tables.comparisons).values(begun_at=comparisons.at(0)))
+            one_stage.settle()
+        assert one_stage.granted()["status"] == "active"
+        assert one_stage.differences() == []
+
+    def test_a_code_that_comes_after_a_newer_switching_off_is_kept(self, one_stage: Stage) -> None:
+        """It is exchanged once; who switches the app on again may need what it gave."""
+        one_stage.tell("suite_ticket")
+        code = one_stage.place.simulator.push("shop", "tmp_auth_code", False)["payload"]
+        a_millisecond_passes()
+        one_stage.tell("org_micro_app_stop")
+        turns(one_stage)
+        assert (one_stage.granted()["status"], one_stage.granted()["permanent_code"]) == ("stopped", None)
+        one_stage.accept(code)
+        turns(one_stage)
+        assert one_stage.granted()["status"] == "stopped"
+        assert one_stage.granted()["permanent_code"] is not None
+
+    def test_a_removal_that_nobody_told_of_is_found(self, one_stage: Stage) -> None:
+        one_stage.begin()
+        one_stage.app.corps[CORPS[0]].removed = True
+        one_stage.place.parts.suites.renew_all(CORPS[0], lambda _tx, _done: None)
+        assert one_stage.granted()["status"] == "stopped"
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_what_stands_against_a_suite_hinders_no_other_reader(
+        self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+    ) -> None:
+        with a_stage(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, False) as stage:
+            stage.begin()
+            suites_ = stage.place.parts.suites
+            if not alone:
+                monkeypatch.setattr(Config, "reader", lambda *_: AppConfig.model_validate(settings()["apps"][0]))
+
+            def refuse(*_: object) -> None:
+                raise Transient("no-ticket", "none has come", "/service/get_auth_info")
+
+            monkeypatch.setattr(Suite, "authorization", refuse)
+            with pytest.raises(Transient) if alone else nullcontext():
+                suites_.renew_all(CORPS[0], lambda _tx, _done: None)
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_only_who_reads_the_corp_may_lose_scope_unasked(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch, alone: bool
+    ) -> None:
+        one_stage.begin()
+        assert one_stage.row(tables.comparisons, corp_id=CORPS[0])["allow_scope"] is False
+        if not alone:
+            monkeypatch.setattr(Config, "reader", lambda *_: AppConfig.model_validate(settings()["apps"][0]))
+        one_stage.tell("change_auth")
+        turns(one_stage)
+        assert one_stage.row(tables.comparisons, corp_id=CORPS[0])["allow_scope"] is alone
 
     def test_an_older_withdrawal_takes_nothing_away(self, stage: Stage) -> None:
         stage.begin()

@@ -63,6 +63,14 @@ def test_it_may_do_little(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+def test_jobs_that_lie_beside_the_code_are_found(tmp_path: Path) -> None:
+    given = shlex.split(service(UNIT)["Environment"].replace("/opt/dingbridge", str(tmp_path)))
+    (tmp_path / "jobs_beside_the_code.py").touch()
+    environment = dict(line.split("=", 1) for line in given)
+    command = [sys.executable, "-c", "import jobs_beside_the_code"]
+    assert subprocess.run(command, env=environment, cwd="/", check=False).returncode == 0
+
+
 def workers(place: Installation) -> bool:
     return bool(place.parts.connection.scard("rq:workers"))
 
@@ -86,7 +94,7 @@ def test_each_process_comes_up_and_ends_in_time(redis_url: str, tmp_path: Path, 
         place.settings["apps"][0]["keys"][0]["token"] = "${ACME_TOKEN}"
         place.environment()  # writes the configuration
         port = free_port()
-        (tmp_path / "environment").write_text(f"ACME_TOKEN=tok3nForTests\nPORT={port}\nPYTHONPATH={ROOT}\n")
+        (tmp_path / "environment").write_text(f"ACME_TOKEN=tok3nForTests\nPORT={port}\n")
         lines = [*shlex.split(given["Environment"]), *Path(given["EnvironmentFile"]).read_text().splitlines()]
         environment = dict(line.split("=", 1) for line in lines)
         command = shlex.split(given["ExecStart"])

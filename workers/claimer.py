@@ -108,7 +108,7 @@ class Claimer(SimpleWorker, ABC):
 
     def _show(self) -> None:
         """A sign of life; where Redis has been emptied, RQ learns of this worker anew."""
-        if not self.connection.exists(self.key):
+        if not self.connection.hexists(self.key, "birth"):  # other scripts of RQ make the rest of it anew
             self.connection.hset(self.key, mapping=self.serialize())
         worker_registration.register(self)
         self.heartbeat()

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.config import RetentionConfig
 from bridge.queues import FAILURE_TTL
-from workers.jobs import Dispatcher, give_up, job_id
+from workers.jobs import Dispatcher, chunks, give_up, job_id
 from workers.store import failed_lists
 from workers.store.engine import Store
 from workers.store.tables import changes, events, finished_jobs, outbox
@@ -71,16 +71,20 @@ class Clock:
             stopping.wait(max(0.0, ROUND_SECONDS - (time.monotonic() - begun)))
 
     def round(self) -> None:
-        """One round of everything that is due."""
-        if count := self.sweep_outbox():
-            log.info("enqueued what was owed", jobs=count)
-        if count := self.prune():
-            log.info("forgot what is past its time", rows=count)
-        for task in self._tasks:
+        """One round of everything that is due; what fails holds up nothing else."""
+        for task in (self._sweep, self._prune, *self._tasks):
             try:
                 task()
             except (redis.RedisError, DBAPIError) as error:
                 log.warning("upkeep waits", task=task.__qualname__, reason=type(error).__name__)
+
+    def _sweep(self) -> None:
+        if count := self.sweep_outbox():
+            log.info("enqueued what was owed", jobs=count)
+
+    def _prune(self) -> None:
+        if count := self.prune():
+            log.info("forgot what is past its time", rows=count)
 
     def sweep_outbox(self) -> int:
         """Enqueue again the jobs whose rows stand though Redis has them no longer; how many."""
@@ -96,11 +100,9 @@ class Clock:
         lost = [row for row, state in zip(rows, states, strict=True) if state is None]
         if failed := [row.id for row, state in zip(rows, states, strict=True) if state == b"failed"]:
             give_up(self._store, failed)  # killed in its last attempt
-        if not lost:
-            return 0
-        with self._store.writing() as connection:
-            ids = [row.id for row in lost]
-            connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids)).values(enqueued_at=None))
+        for ids in chunks([row.id for row in lost]):
+            with self._store.writing() as connection:
+                connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids)).values(enqueued_at=None))
         return self._dispatcher.dispatch({row.lane for row in lost})
 
     def prune(self) -> int:

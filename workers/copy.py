@@ -71,6 +71,7 @@ class Copy:
         self._client = client
         self._corp_id = corp_id
         self._with_jobs = with_jobs
+        #: Of what it notes; what earlier ones have left unread it reads as well.
         self._priority = Priority.COPY
         #: Lanes of the outbox in which jobs now wait.
         self.lanes: set[str] = set()
@@ -110,7 +111,7 @@ class Copy:
         """The role list, and what the app may see: there the walk begins."""
         while True:
             try:
-                scope = self._client.scopes(live=False)
+                scope = self._client.scopes(live=False, fresh=True)
             except ApiError as error:
                 if self._gives_up(0, error):
                     raise
@@ -193,13 +194,13 @@ class Copy:
 
     def _count(self) -> None:
         with self._store.reading() as connection:
-            self._left = reads.waiting(connection, self._corp_id, self._priority)
+            self._left = reads.waiting(connection, self._corp_id)
 
     def _work(self) -> tuple[Sequence[Taken], Outcome | None]:
         """Read the next ones that are due; what came of it, if there were any."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, self._priority, self._corp_id)
+            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
         return taken, self._folder.apply([], taken) if taken else None
 
     def _account(self, taken: Sequence[Taken], outcome: Outcome | None) -> bool:

@@ -5,7 +5,7 @@ The docstring is the message; Misconfigured is for the deployer, the others for 
 
 from typing import ClassVar
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ConfigError
 
 #: Seconds; the penalty for more calls a second than allowed ends one second later (codes 90018, 90002).
 QPS_WAIT = 1.0
@@ -182,7 +182,11 @@ class DatastoreOutdated(BridgeError):
     """the datastore's tables are missing or of another version: run `dingbridge migrate`"""
 
 
-class JobsModuleMissing(BridgeError):
+class DatastoreForeign(BridgeError):
+    """the datastore's tables are not of a version that this program knows: run the one that made them, or a newer"""
+
+
+class JobsModuleMissing(ConfigError):
     """a module of `jobs:` in config.yaml cannot be imported"""
 
 

@@ -82,6 +82,10 @@ class _Course:
         return self.waiting.event.id
 
     @property
+    def quiet(self) -> bool:
+        return self.waiting.event.quiet
+
+    @property
     def dissolves(self) -> bool:
         return self.waiting.event.type == "org_remove"
 
@@ -209,7 +213,8 @@ class Folder:
         pushed = _take_from_rows(courses, answers, errors)
         _judge_dissolution(courses, answers)
         causes = {entity: Cause(read.event_id, read.priority >= Priority.COPY) for entity, read in taken.items()}
-        causes |= {entity: Cause(course.id, course.waiting.event.quiet) for entity, course in owners.items()}
+        live = {entity for entity, cause in causes.items() if not cause.quiet}
+        causes |= {entity: Cause(course.id, course.quiet and entity not in live) for entity, course in owners.items()}
 
         able = self._refresher.readers.clients({entity.corp_id for course in courses for entity in course.entities})
 
@@ -301,7 +306,10 @@ class Folder:
 
 
 def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
-    """Cover what a committed read covers already; for the rest, the one event that each read is made for."""
+    """Cover what a committed read covers already; for the rest, the one event that each read is made for.
+
+    That is the first, or the first that is not quiet.
+    """
     owners: dict[Entity, _Course] = {}
     for course in courses:
         accepted = course.waiting.accepted
@@ -313,8 +321,8 @@ def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
             # Whether a corp was dissolved is asked anew: a tombstone must be this event's own.
             if covers and committed and not course.dissolves:
                 course.covered[entity] = _Cover(committed, noted.made_for[entity])
-            else:
-                owners.setdefault(entity, course)
+            elif (owner := owners.get(entity)) is None or (owner.quiet and not course.quiet):
+                owners[entity] = course
     return owners
 
 

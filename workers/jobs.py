@@ -2,10 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import redis
@@ -20,10 +20,14 @@ from workers.registry import Registry
 from workers.store.engine import Store
 from workers.store.tables import changes, events, outbox
 
+T = TypeVar("T")
+
 #: The function that a user's job names; the worker runs what the outbox row says, and only if it is registered.
 JOB_FUNCTION = "workers.jobs.run"
 #: Version of the job's JSON.
 VERSION = 1
+#: Ids or lanes that one statement names: each is a parameter, and a stock SQLite takes 32766, PostgreSQL 65535.
+CHUNK = 1000
 #: What waits in given lanes, in its order, locked.
 _OWED = (
     sa.select(outbox, events.c.type, events.c.corp_id, changes.c.entity, changes.c.operation)
@@ -47,10 +51,9 @@ def load_registry(config: Config) -> Registry:
     for name in config.jobs:
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise JobsModuleMissing(f"jobs: the module {name} cannot be imported: {error}") from error
-        except ValueError as error:
-            raise JobsModuleMissing(f"jobs: the module {name} is wrong: {error}") from error
+        except Exception as error:  # whatever stands in the module
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise JobsModuleMissing([f"jobs: the module {name} cannot be imported: {said}"]) from error
     return workers.registry
 
 
@@ -66,13 +69,14 @@ class Dispatcher:
 
         The rows are locked until the jobs are in Redis, so that no later change of an entity overtakes them.
         """
-        if not lanes:
-            return 0
+        return sum(self._dispatch(some) for some in chunks(sorted(lanes)))
+
+    def _dispatch(self, lanes: Sequence[str]) -> int:
         with self._store.writing() as connection:
-            rows = [dict(row) for row in connection.execute(_OWED, {"lanes": sorted(lanes)}).mappings()]
+            rows = [dict(row) for row in connection.execute(_OWED, {"lanes": lanes}).mappings()]
             self._enqueue(rows)
-            ids = [row["id"] for row in rows]
-            connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids)).values(enqueued_at=datetime.now(UTC)))
+            for ids in chunks([row["id"] for row in rows]):
+                connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids)).values(enqueued_at=datetime.now(UTC)))
         return len(rows)
 
     def _enqueue(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -110,6 +114,12 @@ def _describe(row: Mapping[str, Any]) -> str:
 
 def give_up(store: Store, outbox_ids: Sequence[int]) -> None:
     """Note that these jobs failed for good: RQ's failed registry has them, and only a person starts them again."""
-    with store.writing() as connection:
-        where = (outbox.c.id.in_(outbox_ids), outbox.c.failed_at.is_(None))
-        connection.execute(sa.update(outbox).where(*where).values(failed_at=datetime.now(UTC)))
+    for ids in chunks(outbox_ids):
+        with store.writing() as connection:
+            where = (outbox.c.id.in_(ids), outbox.c.failed_at.is_(None))
+            connection.execute(sa.update(outbox).where(*where).values(failed_at=datetime.now(UTC)))
+
+
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """These in their order, up to CHUNK at once."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))

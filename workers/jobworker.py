@@ -127,7 +127,11 @@ class JobWorker(Claimer):
                 JOB_TIMEOUT, JobTimeoutException, job_id=claim.job_id
             ):
                 job.function(argument, directory)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the function's; an attempt
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else it is, it is the function's; an attempt
+            if isinstance(error, SystemExit) and self.stopping.is_set():
+                return  # RQ's, who was told twice to stop; `run` ends now and gives the job back
             attempts = claim.attempts + 1
             if attempts > job.retries:
                 self._give_up(owed, traceback.format_exc())

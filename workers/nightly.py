@@ -62,16 +62,21 @@ class Nightly:
         clock: RedisClock,
         readers: Readers,
         renew: Callable[[str], None],
+        halted: Callable[[], Collection[str]],
         corp_ids: Collection[str],
         when: ClockConfig,
         limits: HealConfig,
         settle_seconds: float,
     ) -> None:
-        """`renew` reads anew what a corp has authorised; `corp_ids` are those that the configuration names."""
+        """`renew` reads anew what a corp has authorised, also where it is `halted`: where no suite is let in any more.
+
+        `corp_ids` are those that the configuration names.
+        """
         self._store = store
         self._clock = clock
         self._readers = readers
         self._renew_authorization = renew
+        self._halted = halted
         self._corp_ids = set(corp_ids)
         self._when = when
         self._limits = limits
@@ -97,7 +102,8 @@ class Nightly:
         now = self._clock.now().micros
         with self._store.reading() as connection:
             known_corps = self._corp_ids | comparisons.living_corps(connection)
-        corp_ids = self._readers.clients(known_corps).keys()
+        # Those that nobody may read are only asked whether they have let us in again.
+        corp_ids = self._readers.clients(known_corps).keys() | self._halted()
         with self._store.writing() as connection:
             comparisons.know(connection, corp_ids, now)
             known = [state for state in comparisons.states(connection) if state.corp_id in corp_ids]
@@ -131,8 +137,9 @@ class Nightly:
         try:
             self._renew_authorization(corp_id)
             client = self._readers.client(corp_id)
-            if client is None:  # it has just turned out that it was withdrawn
-                self._renew(corp_id, 0)
+            if client is None:
+                with self._store.writing() as connection:
+                    comparisons.passed_over(connection, corp_id, begun)
                 return None
             comparison = Comparison(
                 self._store,

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection
 
 from bridge import events, messages
 from bridge.config import AppConfig, Config
 from bridge.events import Event
-from workers.errors import CODE_USED, BadRequest, Gone, NotAuthorized, Throttled
+from workers.errors import CODE_USED, ApiError, BadRequest, Gone, NotAuthorized, Throttled
 from workers.moment import SECOND, Moment, RedisClock
 from workers.sealing import Seal
 from workers.shapes import Agent, Authorization, Scope
@@ -29,6 +30,7 @@ from workers.store.tables import corps
 from workers.suiteapi import Suite
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 TICKET = "suite_ticket"
 #: Events after which an authorisation is read anew; the last ones carry a code or a word of their own.
@@ -37,6 +39,8 @@ RENEWALS = frozenset({"org_suite_auth", "change_auth", "org_suite_change", CODE,
     "org_micro_app_stop",
     "org_micro_app_scope_update",
 }
+#: Of these, those that say that the corp lets the suite in.
+GRANTS = frozenset({"org_suite_auth", "change_auth", "org_suite_change", CODE, RESTORED})
 WITHDRAWALS = frozenset({"suite_relieve", "org_suite_relieve"})
 #: Events that change the name of a corp, which a suite is told with the authorisation.
 RENAMINGS = frozenset({"org_change", "org_update"})
@@ -175,12 +179,28 @@ class Suites:
         return self._write(lambda: self._renewing(app, corp_id, _Told()), conclude)
 
     def renew_all(self, corp_id: str, conclude: Callable[[Connection, Done], T]) -> None:
-        """The same for every suite that the corp has not turned away. Raises ApiError."""
+        """The same for every suite that the corp has ever let in: the event that it does so again may have been lost.
+
+        Raises the ApiError of one by which the corp is read; what stands against another is logged.
+        """
         with self._store.reading() as connection:
-            known = {row.suite_key for row in suites.authorized(connection, [corp_id]) if row.status != "revoked"}
+            known = {row.suite_key for row in suites.authorized(connection, [corp_id])}
+            reader = self._config.reader(corp_id, suites.letting_in(connection, [corp_id]).get(corp_id, ()))
         for app, suite_key in self._keys.items():
-            if suite_key in known:
+            if suite_key not in known:
+                continue
+            try:
                 self.renew(app, corp_id, conclude)
+            except ApiError as error:
+                if reader is None or reader.name == app:
+                    raise
+                log.warning("cannot read an authorisation", app=app, corp=corp_id, reason=str(error))
+
+    def halted(self) -> set[str]:
+        """The corps for which no work is done, as they have switched the app off or withdrawn its authorisation."""
+        with self._store.reading() as connection:
+            corp_ids = suites.turned_away(connection)
+        return set(self.standing(corp_ids).halted)
 
     def _write(self, prepare: Callable[[], Deed], conclude: Callable[[Connection, Done], T]) -> T:
         for _ in range(MAX_ROUNDS):
@@ -222,14 +242,16 @@ class Suites:
         with self._store.writing() as tx:
             comparisons.raise_fence(tx, given.corp_id)
             known = self._known(tx, event.app, given.corp_id)
-            if known is None or known.status == "active" or known.told_at <= told.at:
+            newer = known is not None and known.told_at > told.at
+            # Only a withdrawal undoes a code: one that is switched off may be switched on again, and then need it.
+            if known is None or known.status != "revoked" or not newer:
                 suites.write(
                     tx,
                     suite_key,
                     given.corp_id,
                     self._now(),
                     permanent_code=self._seal.close(given.code, suite_key, given.corp_id),
-                    status="active",
+                    status="stopped" if known and known.status == "stopped" and newer else "active",
                     scope=known.scope if known and known.status == "active" else None,
                     told_at=max(told.at, known.told_at if known else 0),
                 )
@@ -247,6 +269,8 @@ class Suites:
         try:
             seen = self._look(app, corp_id, known)
         except NotAuthorized:
+            if told.type in GRANTS and begun - told.at * 1000 < self._settle:
+                raise  # the answer may be older than the event, and a permanent code that is dropped never comes again
             seen = None
         except Gone:
             return lambda _tx: Done(_DISSOLVED)
@@ -294,8 +318,11 @@ class Suites:
             return Done(changes=changes)
         begins = known is None or known.status != "active" or known.scope is None
         if begins or told.type:
-            # What may be seen of the corp has to settle first. It asks for the authorisation once more, too.
-            comparisons.make_due(tx, corp_id, begun, begun + self._settle, whole=begins)
+            # What may be seen of the corp has to settle first. It asks for the authorisation once more, too. What the
+            # suite may see no more is no news where another app reads the corp.
+            reader = self._config.reader(corp_id, suites.letting_in(tx, [corp_id]).get(corp_id, ()))
+            mine = reader is not None and reader.name == app
+            comparisons.make_due(tx, corp_id, begun, begun + self._settle, whole=begins, allow_scope=mine)
         return Done(changes=changes)
 
     def _withdrawing(self, app: str, corp_id: str, told: _Told) -> Deed:
@@ -350,8 +377,8 @@ def _status(seen: _Seen, known: Authorized | None, told: _Told) -> suites.Status
     """Switched off are an app whose micro-apps all are, and one whose last micro-app was removed."""
     if seen.agents:
         return "stopped" if seen.scope is None else "active"
-    removed = told.type == REMOVED or (known is not None and known.status == "stopped" and told.type != RESTORED)
-    return "stopped" if removed else "active"
+    had_some = known is not None and (known.status == "stopped" or bool(known.agents))
+    return "stopped" if told.type == REMOVED or (had_some and told.type != RESTORED) else "active"
 
 
 def _write_corp(

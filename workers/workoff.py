@@ -20,14 +20,13 @@ WAIT_SECONDS = 0.2
 
 
 class WorkOff:
-    """Reads that no event led to, none less urgent than a priority."""
+    """Reads that no event led to."""
 
-    def __init__(self, store: Store, clock: RedisClock, folder: Folder, corp_id: str, priority: Priority) -> None:
+    def __init__(self, store: Store, clock: RedisClock, folder: Folder, corp_id: str) -> None:
         self._store = store
         self._clock = clock
         self._folder = folder
         self._corp_id = corp_id
-        self._priority = priority
         self._unread: dict[Entity, str] = {}
         self._attempts: Counter[Entity] = Counter()
         #: Lanes of the outbox in which jobs now wait.
@@ -44,7 +43,7 @@ class WorkOff:
         """Read the next ones; False when nothing is left but what cannot be read."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, self._priority, self._corp_id)
+            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
         if taken:
             outcome = self._folder.apply([], taken)
             self.lanes |= outcome.lanes
@@ -58,5 +57,5 @@ class WorkOff:
         else:
             time.sleep(WAIT_SECONDS)
         with self._store.reading() as connection:
-            self.left = reads.waiting(connection, self._corp_id, self._priority)
+            self.left = reads.waiting(connection, self._corp_id)
         return self.left > len(self._unread)

@@ -132,7 +132,10 @@ def find_event(connection: Connection, identifier: str, at: int | None) -> Event
         return EventRow(*row)
     if at is None:
         return None
-    moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at)
+    try:
+        moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at)
+    except OverflowError:
+        return None
     found = (EventRow(*row) for row in connection.execute(query.where(events.c.received_at == moment)))
     return next((event for event in found if event.shown_id == identifier), None)
 

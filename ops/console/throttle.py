@@ -57,9 +57,11 @@ def _whos(name: str, address: str) -> list[tuple[str, str]]:
 
 
 def _network(address: str) -> str:
-    """Of IPv6 the /64 that one household or host is given, else the address."""
+    """Of IPv6 the /64 that one household or host is given, unless it stands for an IPv4 address; else the address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

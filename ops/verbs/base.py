@@ -49,6 +49,11 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except DBAPIError as error:
             line = str(error.orig).partition("\n")[0]
             click.echo(f"the datastore cannot be used: {line}; see datastore.url in config.yaml", err=True)
+        except BrokenPipeError:
+            raise  # click ends quietly where nobody reads its output any more
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            click.echo(f"this host does not let us go on: {error.strerror or error}{where}", err=True)
         sys.exit(FAILED)
 
     return door

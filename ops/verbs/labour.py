@@ -1,8 +1,6 @@
 """Verbs that work behind the queues: sync workers, workers of users' jobs, the clock."""
 
 import os
-import signal
-import threading
 from collections.abc import Sequence
 
 import click
@@ -10,13 +8,18 @@ import structlog
 
 from bridge import config as configuration
 from bridge import events
+from bridge.queues import JOB_TIMEOUT
 from ops import compose, logs
-from ops.supervisor import Process, Supervisor
+from ops.logs import SUPERVISED_VARIABLE
+from ops.supervisor import Process, Supervisor, until_told
 from ops.verbs.base import example, guarded
 from workers import jobs
 from workers.clock import Clock
 from workers.jobworker import JobWorker
 from workers.tickets import TicketWatch
+
+#: Seconds that job workers get under `dingbridge run`, which gives all of it four.
+NESTED_GRACE_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -55,7 +58,10 @@ def jobs_command(names: Sequence[str]) -> None:
     wanted = list(names or known)
     if len(wanted) > 1:
         # A slow job of one queue holds up no other queue.
-        Supervisor([Process(name, ["jobs", name]) for name in wanted], os.environ, _print_line).run(_until_told())
+        processes = [Process(name, ["jobs", name]) for name in wanted]
+        # Under another supervisor sooner than that one, or these would outlive us; else whatever a job takes.
+        grace = NESTED_GRACE_SECONDS if SUPERVISED_VARIABLE in os.environ else JOB_TIMEOUT
+        Supervisor(processes, os.environ, _print_line, grace).run(until_told())
         return
     with compose.migrated(config) as store:
         worker = JobWorker(wanted, compose.trusted_redis(config), store, registry)
@@ -75,17 +81,9 @@ def clock() -> None:
         recovery = compose.recovery(config, connection, store)
         readers = compose.readers_of(config, connection, store)
         nightly = compose.nightly(config, connection, store, readers)
-        Clock(connection, store, dispatcher, config.retention, recovery.tick, nightly.tend).run(_until_told())
+        Clock(connection, store, dispatcher, config.retention, recovery.tick, nightly.tend).run(until_told())
         nightly.close()
         readers.close()
-
-
-def _until_told() -> threading.Event:
-    """Set by SIGINT or SIGTERM."""
-    stopping = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda _signum, _frame: stopping.set())
-    return stopping
 
 
 def _print_line(process: str, line: str) -> None:

@@ -1,5 +1,6 @@
 """Verbs about what has been recorded: the tables, the spool, events and people."""
 
+import fcntl
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,13 +14,13 @@ from bridge import intake, queues
 from bridge.accept import Acceptor
 from bridge.errors import BridgeError
 from bridge.queues import Patience
-from bridge.spool import Spool
+from bridge.spool import SUFFIX, Spool
 from ops import compose, logs
 from ops.parameters import EntityName, Time
 from ops.printing import show
 from ops.standing import standing
 from ops.story import story
-from ops.verbs.base import FAILED, example, guarded, json_option
+from ops.verbs.base import FAILED, complain, example, guarded, json_option
 from workers.forget import forget
 from workers.replay import Named, Selection, recorded
 from workers.store import migrate
@@ -45,10 +46,25 @@ def migrate_command(as_json: bool) -> None:
 @json_option
 @guarded
 def drain(folder: Path, as_json: bool) -> None:
-    """Feed in the spool of a host that does not come back."""
+    """Feed in the spool of a host that does not come back. It fails where a segment cannot be read, and stays."""
     logs.configure("drain")
-    count = intake.drain(Spool(folder), Acceptor(queues.connect(configuration.load(), Patience.WORKER)))
+    count = intake.drain(Spool(folder), Acceptor(compose.trusted_redis(configuration.load())))
     show({"events": count}, as_json, f"{count} events were new; what is drained is deleted")
+    if left := [path for path in folder.glob(f"*{SUFFIX}") if not _is_held(path)]:
+        fault = f"{len(left)} segments in {folder} could not be read and stay; their events are nowhere else"
+        complain([f"{fault}: look at the warnings, the files' owner and the disk, then drain again"])
+
+
+def _is_held(segment: Path) -> bool:
+    """Whether its writer lives, or another that drains it; also of one that is gone by now."""
+    try:
+        with segment.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return True
+    except OSError:
+        return False
+    return not segment.exists()
 
 
 @click.command(epilog=example("dingbridge status zhangsan"))
@@ -106,7 +122,7 @@ def replay_command(
     if since and until and since >= until:
         raise click.UsageError("--since must be before --until")
     config = configuration.load()
-    acceptor = None if dry_run else Acceptor(queues.connect(config, Patience.WORKER))
+    acceptor = None if dry_run else Acceptor(compose.trusted_redis(config))
     found = waiting = lost = 0
     with compose.migrated(config) as store:
         for page in recorded(store, selection, with_jobs):

@@ -159,6 +159,11 @@ class TestFaults:
         )  # fmt: skip
         assert "listne: is no known key" in faults and "apps[2].kind: is missing" in faults
 
+    def test_days_before_which_there_is_no_date(self, files: Files) -> None:
+        assert files.load(settings(retention={"events": 36_500, "changes": 36_500})).retention.events == 36_500
+        faults = files.faults(settings(retention={"events": 999_999, "changes": 36_501}))
+        assert [fault.split(": ")[0] for fault in faults] == ["retention.events", "retention.changes"]
+
     @pytest.mark.parametrize("content", ["", "- a\n", "text"])
     def test_no_mapping(self, files: Files, content: str) -> None:
         assert files.faults(content) == ["is no mapping of names to values"]

@@ -28,6 +28,7 @@ sys.stdin.readline()
 print(embedded.ensure(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
+TENDER = "import sys; from pathlib import Path; from bridge import embedded; embedded.tend(Path(sys.argv[1]))"
 ROOT = Path(__file__).parent.parent.parent
 Start = Callable[[], "User"]
 
@@ -186,6 +187,20 @@ class TestKilled:
         os.kill(first := keeper(var), signal.SIGKILL)
         _, again = begin(start)
         assert (again, identity(again)) == (socket, (pid, life))
+        wait_until(lambda: keeper(var) != first, what="another keeper")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: embedded.answers(socket), what="another server")
+        assert ask(socket, "GET", "key") == "value"
+
+    def test_a_killed_keeper_has_a_successor_where_somebody_tends_it(self, var: Path, start: Start) -> None:
+        """No process begins that would call `ensure`, as none of ours has ended."""
+        _, socket = begin(start)
+        ask(socket, "SET", "key", "value")
+        pid, _ = identity(socket)
+        command = [sys.executable, "-c", TENDER, str(var)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        os.kill(first := keeper(var), signal.SIGKILL)
+        subprocess.run(command, cwd=ROOT, check=True)
         wait_until(lambda: keeper(var) != first, what="another keeper")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: embedded.answers(socket), what="another server")

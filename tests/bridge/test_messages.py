@@ -380,6 +380,23 @@ class TestPushedRows:
         (event,) = pushed(row(biz_data='{"syncAction":"user_modify_org","syncSeq":"2","name":"\\ud83d"}'))
         assert event.type == "user_modify_org" and event.id.endswith("/2")
 
+    def test_a_nul_in_the_data_is_replaced_and_the_payload_kept(self) -> None:
+        inner = json.dumps({"name": "b\0"})
+        sent = row(biz_data=json.dumps({"syncAction": "user_modify_org", "name": "a\0", "extension": inner}))
+        (event,) = pushed(sent)
+        assert messages.told(event)["name"] == "a\ufffd"
+        assert json.loads(messages.told(event)["extension"]) == {"name": "b\ufffd"}
+        assert json.loads(bytes(event.payload)) == sent
+
+    @pytest.mark.parametrize("code", ["plain", "AB/CD=", 'AB"CD', "x\\y", ""])
+    @pytest.mark.parametrize("name", ["permanent_code", "permanentCode"])
+    def test_no_permanent_code_stays_however_it_is_written(self, name: str, code: str) -> None:
+        inner = {"syncAction": "org_suite_auth", name: code, "auth_info": json.dumps({name: code, "kept": "yes"})}
+        (event,) = pushed(row(biz_data=json.dumps(inner).replace("/", "\\/").replace("=", "\\u003d")))
+        told = messages.told(event)
+        assert (event.type, told[name.lower()]) == ("org_suite_auth", "")
+        assert json.loads(told["auth_info"]) == {name: "", "kept": "yes"}
+
     @pytest.mark.parametrize("depth", [10, MAX_DEPTH - 1, MAX_DEPTH, 200_000])
     def test_deep_data(self, depth: int) -> None:
         deep = '{"syncAction":"user_modify_org","x":' + "[" * depth + "]" * depth + "}"

@@ -443,8 +443,8 @@ CLAIM_GUARDS: tuple[Guard, ...] = (
         "a worker shows itself anew to an emptied Redis",
         "RQ's tools show no worker though there are some",
         CLAIMER,
-        "        if not self.connection.exists(self.key):\n",
-        "        if False:\n",
+        '        if not self.connection.hexists(self.key, "birth"):',
+        "        if False:",
         (T_BATCH + "TestApplying::test_a_worker_shows_itself_again_when_redis_was_emptied",),
     ),
 )

@@ -190,6 +190,14 @@ STORE: tuple[Guard, ...] = (
         (T_FOLD + "TestOwedJobs::test_what_a_copy_or_a_replay_finds_on_its_way_owes_nothing_either",),
     ),
     Guard(
+        "a read that a replay shares is the live event's",
+        "users' functions never hear of what changed while somebody replayed",
+        FOLD,
+        " or (owner.quiet and not course.quiet)",
+        "",
+        (T_FOLD + "TestOwedJobs::test_a_replay_does_not_silence_what_happens_beside_it",),
+    ),
+    Guard(
         "a copy and a replay are quiet",
         "a first copy runs users' functions for everybody in the company",
         "workers/owing.py",

@@ -233,9 +233,17 @@ WORKERS: tuple[Guard, ...] = (
         "a function that exits ends no worker",
         "`sys.exit` in one function restarts the worker of all",
         JOBWORKER,
-        "        except (Exception, SystemExit) as error:",
+        "        except BaseException as error:",
         "        except Exception as error:",
         (T_JOBWORKER + "TestEnding::test_whatever_one_raises_holds_up_neither_the_sync_nor_another",),
+    ),
+    Guard(
+        "a function that a forced stop breaks off is not charged for it",
+        "a few restarts give up a job that did nothing wrong",
+        JOBWORKER,
+        "            if isinstance(error, SystemExit) and self.stopping.is_set():\n",
+        "            if False:\n",
+        (T_JOBWORKER + "TestEnding::test_one_that_a_forced_stop_breaks_off_is_given_back_uncharged",),
     ),
     *(
         Guard(
@@ -282,14 +290,25 @@ WORKERS: tuple[Guard, ...] = (
         "it waits for the clock, and later changes of its entity overtake it",
         JOBS,
         "            self._enqueue(rows)\n"
-        '            ids = [row["id"] for row in rows]\n'
-        "            connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids))"
+        '            for ids in chunks([row["id"] for row in rows]):\n'
+        "                connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids))"
         ".values(enqueued_at=datetime.now(UTC)))\n",
-        '            ids = [row["id"] for row in rows]\n'
-        "            connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids))"
+        '            for ids in chunks([row["id"] for row in rows]):\n'
+        "                connection.execute(sa.update(outbox).where(outbox.c.id.in_(ids))"
         ".values(enqueued_at=datetime.now(UTC)))\n"
         "        self._enqueue(rows)\n",
         (T_DISPATCHER + "test_what_redis_did_not_take_is_still_owed",),
+    ),
+    Guard(
+        "a statement names no more than the datastore takes",
+        "after a long outage nothing that is owed is enqueued any more, nor anything pruned or compared",
+        JOBS,
+        "    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))\n",
+        "    return iter([values] if values else [])\n",
+        (
+            T_DISPATCHER + "test_more_of_a_lane_than_a_statement_takes",
+            T_CLOCK + "TestOwedJobs::test_more_of_it_than_a_statement_takes",
+        ),
     ),
     Guard(
         "an enqueued job wakes a worker",
@@ -379,6 +398,14 @@ WORKERS: tuple[Guard, ...] = (
         "            except (redis.RedisError, DBAPIError) as error:\n"
         '                log.warning("upkeep waits", reason',
         '            except ZeroDivisionError as error:\n                log.warning("upkeep waits", reason',
-        (T_CLOCK + "TestLeading::test_it_goes_on_when_what_was_away_comes_back",),
+        (T_CLOCK + "TestLeading::test_it_goes_on_when_redis_cannot_tell_who_leads",),
+    ),
+    Guard(
+        "what fails in a round holds up nothing else",
+        "one refused statement, and nothing is pruned, recovered or compared any more",
+        CLOCK,
+        '            except (redis.RedisError, DBAPIError) as error:\n                log.warning("upkeep waits", task',
+        '            except ZeroDivisionError as error:\n                log.warning("upkeep waits", task',
+        (T_CLOCK + "test_what_fails_in_a_round_holds_up_nothing_else",),
     ),
 )

@@ -5,9 +5,11 @@ import os
 import pty
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,12 +95,12 @@ def test_a_redis_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
     assert "redis.url" in shown.stderr
 
 
-@pytest.mark.parametrize("verb", ["serve", "work"])
-def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [["serve"], ["work"], ["drain", "."], ["replay", "some-event"]])
+def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: list[str], tmp_path: Path) -> None:
     with running_redis("--appendonly", "no") as url:
         given = environ(tmp_path, redis={"url": url}, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
         assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
-        shown = dingbridge(verb, environ=given | {"PORT": str(free_port())}, folder=tmp_path)
+        shown = dingbridge(*verb, environ=given | {"PORT": str(free_port())}, folder=tmp_path)
     assert (shown.returncode, shown.stdout) == (1, "")
     assert shown.stderr.count("\n") == 1
     assert "appendonly yes" in shown.stderr
@@ -109,6 +111,46 @@ def test_a_datastore_without_tables_says_what_to_do(tmp_path: Path, redis_url: s
     shown = dingbridge("work", environ=given, folder=tmp_path)
     assert shown.returncode == 1
     assert "dingbridge migrate" in shown.stderr
+
+
+def test_a_datastore_of_a_newer_version_is_one_clear_line(tmp_path: Path) -> None:
+    given = environ(tmp_path, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
+    assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "d.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    shown = dingbridge("migrate", environ=given, folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+    assert "not of a version that this program knows" in shown.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    given = environ(tmp_path, var=str(tmp_path / "file" / "var"), redis={"url": "embedded"})
+    shown = dingbridge("clock", environ=given, folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+    assert "does not let us go on: Not a directory: " in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (".mine", "", "TypeError: "),
+        ("mine", "from workers import no_such_name", "ImportError: cannot import name 'no_such_name'"),
+        ("mine", "def", "SyntaxError: "),
+        ("mine", "raise RuntimeError('first\\nsecond')", "RuntimeError: first"),
+    ],
+)
+def test_a_module_with_jobs_that_fails_is_one_clear_line(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    shown = dingbridge("jobs", environ=environ(tmp_path, jobs=[name]), folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert f"the module {name} cannot be imported: {said}" in shown.stderr
+
+
+def test_a_port_with_no_room_above_it_is_one_clear_line(tmp_path: Path) -> None:
+    shown = dingbridge("run", environ=environ(tmp_path) | {"PORT": "65535"}, folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert "PORT: 65535 is too high" in shown.stderr
 
 
 def test_an_unknown_queue_is_wrong_usage(tmp_path: Path) -> None:
@@ -248,6 +290,21 @@ def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path)
     shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
     assert json.loads(shown.stdout) == {"events": 1}
     assert place.parts.connection.lrange("rq:queue:user_modify_org", 0, -1) == [b"e1"]
+
+
+def test_segments_that_cannot_be_drained_are_a_fault_unless_somebody_writes_them(
+    place: Installation, tmp_path: Path
+) -> None:
+    living = Spool(tmp_path / "other" / "spool")
+    message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}
+    living.add(messages.parse(json.dumps(message).encode(), "acme", CORP).events)
+    arguments = ("drain", str(tmp_path / "other" / "spool"))
+    assert dingbridge(*arguments, environ=place.environment(), folder=place.folder).returncode == 0
+    (tmp_path / "other" / "spool" / "0.spool").mkdir()
+    shown = dingbridge(*arguments, environ=place.environment(), folder=place.folder)
+    living.close()
+    assert shown.returncode == 1
+    assert "1 segments in " in shown.stderr and "could not be read and stay" in shown.stderr
 
 
 def test_only_who_left_can_be_forgotten(place: Installation) -> None:

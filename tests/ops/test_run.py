@@ -1,5 +1,6 @@
 """`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all stops."""
 
+import io
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import pytest
 import redis
 
 from bridge import embedded
+from ops.run import Screen
 from tests.installation import answers
 from tests.servers import wait_until
 
@@ -113,3 +115,24 @@ def test_a_second_one_says_that_the_port_is_taken(demo: tuple["subprocess.Popen[
     assert second.returncode == 1
     assert f"port {port}" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+@pytest.mark.parametrize("fault", [OSError, BrokenPipeError, ValueError])
+def test_a_screen_that_is_gone_ends_nothing(fault: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise fault
+
+        def fileno(self) -> int:
+            return spare
+
+    spare = os.open(os.devnull, os.O_WRONLY)  # Rich redirects it where nobody reads the pipe
+    screen, back = Screen(), io.StringIO()
+    with monkeypatch.context() as moment:
+        moment.setattr(sys, "stdout", Gone())
+        screen.note("lost")
+    os.close(spare)
+    monkeypatch.setattr(sys, "stdout", back)
+    screen.note("seen")
+    assert "lost" not in back.getvalue()
+    assert "seen" in back.getvalue()

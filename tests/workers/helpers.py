@@ -1,7 +1,8 @@
 """What the workers' tests share: entities, events, answers made by hand, and a desk to apply them at."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +207,21 @@ class Desk:
         """Entity, id and operation of every change, in order."""
         where = {} if entity is None else {"entity": entity}
         return [(row["entity"], row["entity_id"], row["operation"]) for row in self.rows(tables.changes, **where)]
+
+
+@contextmanager
+def few_parameters(desk: Desk, most: int) -> Iterator[None]:
+    """As if the datastore took no statement with more of them."""
+
+    def count(_c: object, _u: object, statement: str, parameters: Sized, *_: object) -> None:
+        if len(parameters) > most:
+            raise sa.exc.OperationalError(statement, None, Exception("too many parameters"))
+
+    sa.event.listen(desk.store.engine, "before_cursor_execute", count)
+    try:
+        yield
+    finally:
+        sa.event.remove(desk.store.engine, "before_cursor_execute", count)
 
 
 @dataclass

@@ -201,19 +201,24 @@ class TestApplying:
         assert seen == [({event_id: "applied"}, JobStatus.STARTED)]
         assert job(one_place, event_id).get_status() == JobStatus.FINISHED
 
+    @pytest.mark.parametrize("begun", [False, True])
     def test_a_worker_shows_itself_again_when_redis_was_emptied(
-        self, one_place: Installation, redis_url: str, monkeypatch: pytest.MonkeyPatch
+        self, one_place: Installation, redis_url: str, monkeypatch: pytest.MonkeyPatch, begun: bool
     ) -> None:
+        """`begun`: what counts its jobs was there first."""
         worker, connection = one_place.worker, one_place.parts.connection
         worker.bootstrap(logging_level="WARNING")
         assert len(Worker.all(connection=connection)) == 1
         flush(redis_url)
+        if begun:
+            worker.increment_failed_job_count()
         (event_id,) = accept(one_place, an_event(users=people(one_place)[:1]))
         monkeypatch.setattr(claimer, "HEARTBEAT_SECONDS", 0.0)
         worker.turn()
         assert statuses(one_place) == {event_id: "applied"}
         (seen,) = Worker.all(connection=connection, serializer=JSONSerializer)
         assert (seen.name, seen.queue_names()) == (worker.name, list(events.queue_names()))
+        assert (seen.hostname, seen.pid) == (worker.hostname, worker.pid)
         assert connection.ttl(seen.key) > 0
         worker.teardown()
         assert Worker.all(connection=connection) == []

@@ -1,7 +1,8 @@
 """Upkeep: what Redis lost is enqueued again, what is past its time is forgotten, and one clock leads."""
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,8 +17,9 @@ from rq.serializers import JSONSerializer
 from bridge.config import RetentionConfig
 from tests.installation import CORP
 from tests.servers import flush, wait_until
-from tests.workers.helpers import Desk, an_event
+from tests.workers.helpers import Desk, an_event, few_parameters
 from workers import clock as module
+from workers import jobs
 from workers.clock import LEADER_KEY, Clock
 from workers.jobs import Dispatcher, job_id
 from workers.store import ledger, tables
@@ -104,6 +106,19 @@ class TestOwedJobs:
         flush(redis_url)
         assert clock.sweep_outbox() == 0
 
+    def test_more_of_it_than_a_statement_takes(
+        self, desk: Desk, connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "CHUNK", 2)
+        known = dispatch(desk, connection, *"abcdefg")
+        for failed in known[:3]:
+            Job.fetch(failed, connection=connection, serializer=JSONSerializer).set_status(JobStatus.FAILED)
+        connection.delete("rq:queue:jobs", *(f"rq:job:{lost}" for lost in known[3:]))
+        with few_parameters(desk, 3):
+            assert a_clock(desk, connection).sweep_outbox() == 4
+        assert waiting(connection) == known[3:]
+        assert [row["failed_at"] is None for row in desk.rows(tables.outbox)] == [False] * 3 + [True] * 4
+
 
 def tell(desk: Desk, *ages: int) -> None:
     """An event and a change of each of these ages in days."""
@@ -175,6 +190,28 @@ class TestForgetting:
         assert [clock.prune() for _ in range(4)] == [3, 3, 2, 0]
 
 
+@pytest.mark.parametrize("fails", ["sweep_outbox", "prune", "task"])
+@pytest.mark.parametrize("error", [redis.ConnectionError("away"), sa.exc.OperationalError("", None, Exception("no"))])
+def test_what_fails_in_a_round_holds_up_nothing_else(
+    desk: Desk, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, fails: str, error: Exception
+) -> None:
+    done: list[str] = []
+
+    def step(name: str) -> Callable[[], None]:
+        def do() -> None:
+            done.append(name)
+            if name == fails:
+                raise error
+
+        return do
+
+    clock = Clock(connection, desk.store, Dispatcher(desk.store, connection), FOR_EVER, step("task"), step("last"))
+    for name in ("sweep_outbox", "prune"):
+        monkeypatch.setattr(clock, name, step(name))
+    clock.round()
+    assert done == ["sweep_outbox", "prune", "task", "last"]
+
+
 @contextmanager
 def running(clock: Clock) -> Iterator[threading.Thread]:
     stopping = threading.Event()
@@ -227,3 +264,20 @@ class TestLeading:
         with running(Clock(connection, desk.store, Unreliable(desk.store, connection), FOR_EVER)):
             wait_until(lambda: waiting(connection) == [known], 10, "the third try")
         assert len(tries) >= 3
+
+    def test_it_goes_on_when_redis_cannot_tell_who_leads(
+        self, desk: Desk, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "ROUND_SECONDS", 0.02)
+        clock = a_clock(desk, connection)
+        lead, tries = clock._lead, itertools.count()
+
+        def unreliable(**call: Any) -> Any:
+            if next(tries) == 0:
+                raise redis.ConnectionError("away")
+            return lead(**call)
+
+        monkeypatch.setattr(clock, "_lead", unreliable)
+        (known,) = owe(desk, "a")
+        with running(clock):
+            wait_until(lambda: waiting(connection) == [known], 10, "the second try")

@@ -17,10 +17,11 @@ from bridge import embedded
 from bridge.config import Config
 from tests.installation import settings
 from tests.servers import wait_until
-from tests.workers.helpers import Desk, Shop, a_user, an_event, user
+from tests.workers.helpers import Desk, Shop, a_user, an_event, few_parameters, user
 from workers import jobs, registry
 from workers.errors import JobsModuleMissing
-from workers.store import tables
+from workers.store import ledger, tables
+from workers.store.ledger import Owed
 
 U1 = user("u1")
 
@@ -110,6 +111,18 @@ def test_two_dispatchers_enqueue_each_job_once_and_in_order(shop: Shop) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(dispatch, range(4))) == [0, 0, 0, 30]
     assert shop.queue().get_job_ids() == [jobs.job_id(row["id"]) for row in shop.owed()]
+
+
+def test_more_of_a_lane_than_a_statement_takes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop.desk.store.writing() as tx:
+        ledger.owe(tx, [Owed("m.f", "jobs", lane) for lane in "aabaacaa"])
+    monkeypatch.setattr(jobs, "CHUNK", 2)
+    with few_parameters(shop.desk, 3):
+        assert shop.dispatcher.dispatch("abc") == 8
+        assert shop.dispatcher.dispatch("abc") == 0
+    waiting = shop.queue().get_job_ids()
+    lanes = {lane: [jobs.job_id(row["id"]) for row in shop.owed() if row["lane"] == lane] for lane in "abc"}
+    assert {lane: [job for job in waiting if job in ids] for lane, ids in lanes.items()} == lanes
 
 
 def test_what_another_dispatcher_is_about_to_enqueue_is_left_to_it(postgresql_desk: Desk, redis_url: str) -> None:

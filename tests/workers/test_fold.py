@@ -564,6 +564,21 @@ class TestOwedJobs:
         assert owed(desk)[len(before) :] == [(wanted[0], "e1", seq), (wanted[1], "e1", None)]
         assert desk.row(tables.events)["via"] == "http"
 
+    @pytest.mark.parametrize("order", [("old", "live"), ("live", "old")])
+    def test_a_replay_does_not_silence_what_happens_beside_it(
+        self, desk: Desk, wanted: list[str], order: tuple[str, str]
+    ) -> None:
+        knows(desk, {U1: a_user()})
+        via: dict[str, Via] = {"old": "replay", "live": "http"}
+        desk.apply(*(an_event("label_user_change", ["u1"], event_id=name, via=via[name]) for name in order))
+        assert [(function, event_id) for function, event_id, _ in owed(desk)] == [(wanted[0], "live")]
+        assert desk.statuses() == {"old": "folded", "live": "applied"}
+
+    def test_nor_what_a_read_finds_that_was_due_by_itself(self, desk: Desk, wanted: list[str]) -> None:
+        knows(desk, {U1: a_user()})
+        desk.apply(an_event("label_user_change", ["u1"], event_id="old", via="replay"), taken=taken(desk, U1))
+        assert [function for function, _, _ in owed(desk)] == [wanted[0]]
+
     @pytest.mark.parametrize("via", ["replay", "replay_with_jobs"])
     def test_a_replay_whose_row_was_pruned_meanwhile_is_recorded_as_one(self, desk: Desk, via: Via) -> None:
         knows(desk, {U1: a_user()})

@@ -1,5 +1,6 @@
 """Users' functions as they are run: with what, how often, and what becomes of those that fail, hang or kill."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -306,6 +307,8 @@ class TestEnding:
             redis.ConnectionError("the function's own Redis is away"),
             sa.exc.OperationalError("SELECT 1", None, Exception("the function's own database is away")),
             SystemExit(3),
+            GeneratorExit(),
+            asyncio.CancelledError(),
         ],
         ids=lambda error: type(error).__name__,
     )
@@ -317,6 +320,25 @@ class TestEnding:
         assert [event.id for event in shop.called] == ["e1", "e2"]
         assert shop.desk.statuses().keys() == {"e1", "e2"}
         assert shop.job(job_id).number_of_retries == 1
+
+    def test_one_that_a_forced_stop_breaks_off_is_given_back_uncharged(self, shop: Shop) -> None:
+        def stop(event: Any, directory: Any) -> None:
+            worker.stopping.set()
+            raise SystemExit  # as RQ's handler of a second signal does
+
+        job_id = owe(shop, stop, retries=0)
+        worker = shop.worker()
+        worker.turn()
+        assert worker.claims.give_back() == 1
+        assert (shop.job(job_id).get_status(), shop.job(job_id).number_of_retries) == (JobStatus.QUEUED, None)
+
+    def test_ctrl_c_ends_the_worker(self, shop: Shop) -> None:
+        job_id = owe(shop, failing(shop, KeyboardInterrupt()))
+        worker = shop.worker()
+        with pytest.raises(KeyboardInterrupt):
+            worker.turn()
+        assert worker.claims.give_back() == 1
+        assert shop.job(job_id).number_of_retries is None
 
     def test_one_that_hangs_is_interrupted(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jobworker, "JOB_TIMEOUT", 1)

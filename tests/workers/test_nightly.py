@@ -116,7 +116,8 @@ def place(redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Instal
 def a_nightly(place: Installation, hand: Any, client: Any = None, limits: HealConfig | None = None) -> Nightly:
     reader = client or the_client(place)
     readers = Readers(place.config, lambda _app, _corp: reader, 1, lambda _corps: {})
-    return Nightly(place.parts.store, hand, readers, lambda _corp: None, [CORP], WHEN, limits or HealConfig(), 1)
+    store, bounds = place.parts.store, limits or HealConfig()
+    return Nightly(store, hand, readers, lambda _corp: None, lambda: (), [CORP], WHEN, bounds, 1)
 
 
 def test_each_user_is_read_whole_within_a_week(place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

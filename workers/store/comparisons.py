@@ -112,6 +112,14 @@ def fail(connection: Connection, corp_id: str, begun: int, due_at: int, report: 
     connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(values))
 
 
+def passed_over(connection: Connection, corp_id: str, begun: int) -> None:
+    """There was nothing to compare, as nobody may read the corp; what came due since then is still owed."""
+    mine = comparisons.c
+    owed = sa.case((mine.due_at > begun, mine.due_at), else_=sa.null())
+    values = {"begun_at": at(begun), "due_at": owed, "taken_until": 0}
+    connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
+
+
 def copied(connection: Connection, corp_id: str, now: int, scope: Scope) -> None:
     """A full copy is complete; the scope it saw is what the first comparison is measured by."""
     know(connection, [corp_id], now)
@@ -132,12 +140,12 @@ def all_due(connection: Connection, now: int, due_at: int) -> int:
     return len(rows)
 
 
-def make_due(connection: Connection, corp_id: str, now: int, due_at: int, whole: bool) -> None:
-    """A corp's authorisation changed: it is compared then, and what the scope has lost is hidden without asking."""
+def make_due(connection: Connection, corp_id: str, now: int, due_at: int, *, whole: bool, allow_scope: bool) -> None:
+    """A corp's authorisation changed: it is compared then; whether all, and what the scope lost is hidden unasked."""
     know(connection, [corp_id], now)
-    mine = comparisons.c
-    values = {"due_at": due_at, "allow_scope": True} | ({"whole": True} if whole else {})
-    connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
+    asked = {"whole": whole, "allow_scope": allow_scope}
+    values = {"due_at": due_at} | {name: True for name, given in asked.items() if given}
+    connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(values))
 
 
 def drop(connection: Connection, corp_id: str) -> None:

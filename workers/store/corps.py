@@ -47,7 +47,7 @@ def write_corp(draft: Draft, root: Entity, answer: Department | CorpName | Absen
         }
         if row["status"] == "dissolved":
             # All of its rows were buried with it; whatever lives there has to be read again.
-            comparisons.make_due(draft.tx, root.corp_id, draft.begun, draft.begun, whole=True)
+            comparisons.make_due(draft.tx, root.corp_id, draft.begun, draft.begun, whole=True, allow_scope=True)
     elif isinstance(answer, CorpName | Department):
         values = {"name": answer.name or row["name"]}
     elif answer is Absence.DISSOLVED:

@@ -1,5 +1,7 @@
 """Open the datastore: PostgreSQL, or SQLite made as durable as it can be."""
 
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,6 +21,14 @@ from workers.store import tables
 BUSY_TIMEOUT = 30_000
 #: Seconds for a PostgreSQL to take a connection; without a limit one that hangs holds its caller up for ever.
 CONNECT_SECONDS = 10
+#: By which a PostgreSQL whose host has vanished is given up within half a minute instead of hours: seconds without a
+#: word until it is asked for a sign of life, between two such, how many; milliseconds for what was sent to arrive.
+LOST_HOST = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
 #: Seconds between two attempts to switch SQLite's journal, which does not wait by itself.
 SWITCH_SECONDS = 0.01
 #: Execution option of a transaction that only reads.
@@ -58,7 +68,7 @@ class Store:
 def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
     """The datastore at `url`; a folder for SQLite's file is made. `connect_seconds` is the patience for PostgreSQL.
 
-    Raises DatastoreUnusable for what is no URL.
+    Raises DatastoreUnusable for what is no URL, and where SQLite's file cannot be made.
     """
     parsed = _parse(url)
     options: dict[str, Any] = {
@@ -69,7 +79,7 @@ def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
     if parsed.get_backend_name() == "sqlite":
         return Store(_open_sqlite(parsed, options))
     # What the URL says wins.
-    patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **parsed.query})
+    patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **LOST_HOST, **parsed.query})
     engine = sa.create_engine(patient, pool_pre_ping=True, isolation_level="READ COMMITTED", **options)
     return Store(engine)
 
@@ -82,12 +92,24 @@ def _parse(url: str) -> URL:
 
 
 def _open_sqlite(url: URL, options: dict[str, Any]) -> Engine:
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    if url.database and url.database != ":memory:" and "uri" not in url.query:
+        _make_file(Path(url.database))
     engine = sa.create_engine(url, **options)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """An empty file that nobody else may read, as people's data will lie in it; SQLite's other files take its mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Only a new one is opened: to close it would let go of the locks that this process has on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise DatastoreUnusable(f"the datastore's file {path} cannot be made: {reason}; see datastore.url") from error
 
 
 def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.errors import DatastoreOutdated
+from workers.errors import DatastoreForeign, DatastoreOutdated
 from workers.store.engine import Store
 
 if TYPE_CHECKING:
@@ -18,16 +18,20 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(store: Store) -> str:
-    """Bring the tables to the newest revision, in one transaction; its name."""
+    """Bring the tables to the newest revision, in one transaction; its name. Raises DatastoreForeign."""
     # Every process checks the tables, few migrate: Alembic takes a third of a second to load.
     from alembic import command
+    from alembic.util import CommandError
 
     config = configured()
     with store.writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise DatastoreForeign from error
     return newest()
 
 

@@ -58,12 +58,13 @@ class Taken(NamedTuple):
 
 
 def schedule(connection: Connection, wanted: Iterable[Due]) -> None:
-    """Note these reads. Of two due times the later wins, of two priorities the first."""
+    """Note these reads. Of two due times the later wins, of two priorities the first, with its event."""
     best: dict[Entity, Due] = {}
     for due in wanted:
-        known = best.get(due.entity)
-        if known is None or due.due_at > known.due_at:
-            best[due.entity] = due
+        known = best.get(due.entity, due)
+        later = due if due.due_at > known.due_at else known
+        first = due if due.priority < known.priority else known if known.priority < due.priority else later
+        best[due.entity] = later._replace(priority=first.priority, event_id=first.event_id or later.event_id)
     if not best:
         return
     rows = [_row(due) for _, due in sorted(best.items())]
@@ -75,12 +76,17 @@ def _schedule(dialect: str) -> Any:
     insert = inserting(dialect, reads, [column.name for column in _DUE])
     new, old = insert.excluded, reads.c
     later = new.due_at > old.due_at
+    laters_event = sa.case((later, new.event_id), else_=old.event_id)
     return insert.on_conflict_do_update(
         index_elements=[old.corp_id, old.kind, old.entity_id],
         set_={
             "due_at": sa.case((later, new.due_at), else_=old.due_at),
             "cause": sa.case((later, new.cause), else_=old.cause),
-            "event_id": sa.case((later, new.event_id), else_=old.event_id),
+            "event_id": sa.case(
+                (new.priority < old.priority, sa.func.coalesce(new.event_id, laters_event)),
+                (old.priority < new.priority, sa.func.coalesce(old.event_id, laters_event)),
+                else_=laters_event,
+            ),
             "priority": sa.case((new.priority < old.priority, new.priority), else_=old.priority),
             # Whoever took the row before must leave it: there is something new to read.
             "version": old.version + 1,
@@ -209,9 +215,9 @@ def next_due(connection: Connection) -> int | None:
     return due
 
 
-def waiting(connection: Connection, corp_id: str, priority: Priority) -> int:
-    """How many reads are noted for a corp that no event led to, none less urgent than `priority`."""
-    mine = (reads.c.corp_id == corp_id, reads.c.priority <= int(priority), reads.c.event_id.is_(None))
+def waiting(connection: Connection, corp_id: str) -> int:
+    """How many reads are noted for a corp that no event led to."""
+    mine = (reads.c.corp_id == corp_id, reads.c.event_id.is_(None))
     return int(connection.scalar(sa.select(sa.func.count()).where(*mine)) or 0)
 
 

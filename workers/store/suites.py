@@ -88,6 +88,12 @@ def active_corps(connection: Connection, suite_keys: Collection[str]) -> list[st
     return sorted(connection.scalars(query))
 
 
+def turned_away(connection: Connection) -> set[str]:
+    """The corps that have let a suite in once, and now keep one out."""
+    query = sa.select(authorizations.c.corp_id).where(authorizations.c.status != "active")
+    return set(connection.scalars(query))
+
+
 def write(connection: Connection, suite_key: str, corp_id: str, at: datetime, **values: Any) -> None:
     """Make the row of an authorisation, or change these columns of it; whoever writes holds the corp's fence."""
     row = {"suite_key": suite_key, "corp_id": corp_id, "updated_at": at} | values

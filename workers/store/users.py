@@ -33,8 +33,8 @@ KEPT_FIELDS = (
 )  # fmt: skip
 #: Columns that a list of members tells, too.
 LISTED_FIELDS = ("unionid", "name", "title", "job_number", "active", "admin", "boss", *KEPT_FIELDS, "hired_at")
-#: Milliseconds beyond which a hiring date is none: the year 9999.
-_MAX_DATE = 253_402_214_400_000
+#: Milliseconds below and beyond which a hiring date is none: the years 1 and 9999.
+_MIN_DATE, _MAX_DATE = -62_135_596_800_000, 253_402_214_400_000
 
 Memberships = dict[int, tuple[bool, int | None]]
 
@@ -106,7 +106,7 @@ def _values(draft: Draft, row: Row, answer: User | Absence, pushed: bool) -> dic
 
 
 def _date(milliseconds: Any) -> datetime | None:
-    if milliseconds is None or not -_MAX_DATE < milliseconds < _MAX_DATE:
+    if milliseconds is None or not _MIN_DATE <= milliseconds < _MAX_DATE:
         return None
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 

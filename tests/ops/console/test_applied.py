@@ -59,6 +59,8 @@ def test_a_job_id_finds_its_event_by_the_time(both_stores: Store) -> None:
         assert row.shown_id != row.id
         assert applied.find_event(sql, row.shown_id, None) is None
         assert applied.find_event(sql, row.shown_id, row.at) == row
+        for beyond in (10**20, -(10**20), 10**18):
+            assert applied.find_event(sql, row.shown_id, beyond) is None
 
 
 def test_changes_are_columns_without_values(both_stores: Store) -> None:

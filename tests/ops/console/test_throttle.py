@@ -35,3 +35,11 @@ def test_one_ipv6_network_is_one_address(connection: redis.Redis) -> None:
     assert throttle.attempt("another", "2001:db8::ffff") > 0
     assert throttle.attempt("another", "2001:db8:0:1::1") == 0
     assert throttle.attempt("another", "no address at all") == 0
+
+
+def test_an_ipv4_address_in_ipv6_is_that_address(connection: redis.Redis) -> None:
+    throttle = Throttle(connection)
+    for number in range(FREE_ATTEMPTS):
+        assert throttle.attempt(f"name{number}", "::ffff:192.0.2.1") == 0
+    assert throttle.attempt("another", "192.0.2.1") > 0
+    assert throttle.attempt("another", "::ffff:192.0.2.2") == 0
