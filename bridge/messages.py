@@ -24,8 +24,9 @@ MAX_TEXT = 255
 _MAX_TIME = 32_503_680_000_000
 #: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
 _ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
-#: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value.
-_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*(\\*)").*?(?=(?<!\\)\2")', re.IGNORECASE | re.DOTALL)
+#: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value,
+#: up to a quote that is no deeper than its own.
+_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*(\\*)")(?:[^"\\]|\2\\+"|\\+(?!["\\]))*', re.IGNORECASE)
 
 #: Checks of a suite's URL, which carry a `Random`.
 SUITE_CHECK_EVENTS = frozenset({"check_create_suite_url", "check_update_suite_url"})

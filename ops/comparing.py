@@ -67,6 +67,7 @@ def heal(parts: Parts, comparison: Comparison, tell: Tell) -> Healed:
         tell(step.done, step.found)
     report = comparison.report
     backlog = WorkOff(parts.store, parts.clock, parts.folder, corp_id)
+    backlog.begin()
     more = True
     while more:
         more = backlog.step()

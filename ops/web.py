@@ -42,6 +42,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._closers = ThreadPoolExecutor(CLOSERS, thread_name_prefix="close")
         super().init_process()
 
+    def run(self) -> None:
+        """Until told to stop; whom this process still waits for then must not keep it."""
+        super().run()
+        for conn in self._at_work.copy():
+            with contextlib.suppress(OSError):  # it has just ended
+                conn.sock.shutdown(socket.SHUT_RDWR)
+        self._closers.shutdown(wait=False, cancel_futures=True)
+
     def notify(self) -> None:
         """Say that this process lives, if it has not lately, and hurry those that take too long.
 
@@ -76,6 +84,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if done.exception() is not None or done.result():
             super().finish_request(conn, done)
             return
+        with contextlib.suppress(OSError):  # the peer is gone
+            conn.sock.shutdown(socket.SHUT_WR)  # it may wait for this end, and not for a closer
         closing = self._closers.submit(conn.close, graceful=True)
         closing.add_done_callback(lambda _: self.method_queue.defer(self._closed))
 

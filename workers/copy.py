@@ -189,6 +189,8 @@ class Copy:
                     counted = time.monotonic()
                 yield self._progress(walked=True)
                 if not all(worked):
+                    with self._store.reading() as connection:
+                        self._unread |= reads.given_up(connection, self._corp_id, MAX_ATTEMPTS)
                     time.sleep(LOOK_SECONDS)
                 lanes |= {pool.submit(self._work) for _ in done}
 

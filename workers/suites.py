@@ -181,20 +181,22 @@ class Suites:
     def renew_all(self, corp_id: str, conclude: Callable[[Connection, Done], T]) -> None:
         """The same for every suite that the corp has ever let in: the event that it does so again may have been lost.
 
-        Raises the ApiError of one by which the corp is read; what stands against another is logged.
+        What stands against one hinders no other. Raises the ApiError of the app that reads the corp, or of any where
+        none does.
         """
         with self._store.reading() as connection:
             known = {row.suite_key for row in suites.authorized(connection, [corp_id])}
             reader = self._config.reader(corp_id, suites.letting_in(connection, [corp_id]).get(corp_id, ()))
-        for app, suite_key in self._keys.items():
-            if suite_key not in known:
-                continue
+        refused: ApiError | None = None
+        for app in [app for app, suite_key in self._keys.items() if suite_key in known]:
             try:
                 self.renew(app, corp_id, conclude)
             except ApiError as error:
-                if reader is None or reader.name == app:
-                    raise
                 log.warning("cannot read an authorisation", app=app, corp=corp_id, reason=str(error))
+                if reader is None or reader.name == app:
+                    refused = error
+        if refused is not None:
+            raise refused
 
     def halted(self) -> set[str]:
         """The corps for which no work is done, as they have switched the app off or withdrawn its authorisation."""
@@ -377,7 +379,8 @@ def _status(seen: _Seen, known: Authorized | None, told: _Told) -> suites.Status
     """Switched off are an app whose micro-apps all are, and one whose last micro-app was removed."""
     if seen.agents:
         return "stopped" if seen.scope is None else "active"
-    had_some = known is not None and (known.status == "stopped" or bool(known.agents))
+    # A withdrawal leaves the agents of a former life.
+    had_some = known is not None and (known.status == "stopped" or (known.status == "active" and bool(known.agents)))
     return "stopped" if told.type == REMOVED or (had_some and told.type != RESTORED) else "active"
 
 

@@ -39,6 +39,12 @@ class WorkOff:
         """What cannot be read, each with the reason; nobody is named."""
         return list(self._unread.values())
 
+    def begin(self) -> None:
+        """What was tried in vain before is due at once."""
+        now = self._clock.now().micros
+        with self._store.writing() as connection:
+            reads.revive(connection, self._corp_id, now, taken=False)
+
     def step(self) -> bool:
         """Read the next ones; False when nothing is left but what cannot be read."""
         now = self._clock.now().micros
@@ -52,10 +58,17 @@ class WorkOff:
             for entity, error in outcome.late.items():
                 self._attempts[entity] += not isinstance(error, Throttled)
                 if error.permanent or self._attempts[entity] >= MAX_ATTEMPTS:
-                    name = entity.kind if entity.kind == "user" else f"{entity.kind} {entity.id}".rstrip()
-                    self._unread[entity] = f"{name} cannot be read: {error}"
+                    self._unread[entity] = _fault(entity, str(error))
         else:
             time.sleep(WAIT_SECONDS)
+            with self._store.reading() as connection:
+                others = reads.given_up(connection, self._corp_id, MAX_ATTEMPTS)
+            self._unread |= {entity: _fault(entity, reason) for entity, reason in others.items()}
         with self._store.reading() as connection:
             self.left = reads.waiting(connection, self._corp_id)
         return self.left > len(self._unread)
+
+
+def _fault(entity: Entity, reason: str) -> str:
+    name = entity.kind if entity.kind == "user" else f"{entity.kind} {entity.id}".rstrip()
+    return f"{name} cannot be read: {reason}"

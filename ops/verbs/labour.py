@@ -8,7 +8,6 @@ import structlog
 
 from bridge import config as configuration
 from bridge import events
-from bridge.queues import JOB_TIMEOUT
 from ops import compose, logs
 from ops.logs import SUPERVISED_VARIABLE
 from ops.supervisor import Process, Supervisor, until_told
@@ -18,8 +17,9 @@ from workers.clock import Clock
 from workers.jobworker import JobWorker
 from workers.tickets import TicketWatch
 
-#: Seconds that job workers get under `dingbridge run`, which gives all of it four.
-NESTED_GRACE_SECONDS = 3.0
+#: Seconds that job workers get to end what they have in hand: within the half minute that systemd grants them, and
+#: under `dingbridge run`, which gives all of it four.
+JOBS_GRACE_SECONDS, NESTED_GRACE_SECONDS = 25.0, 3.0
 
 log = structlog.get_logger()
 
@@ -59,8 +59,8 @@ def jobs_command(names: Sequence[str]) -> None:
     if len(wanted) > 1:
         # A slow job of one queue holds up no other queue.
         processes = [Process(name, ["jobs", name]) for name in wanted]
-        # Under another supervisor sooner than that one, or these would outlive us; else whatever a job takes.
-        grace = NESTED_GRACE_SECONDS if SUPERVISED_VARIABLE in os.environ else JOB_TIMEOUT
+        # Under another supervisor sooner than that one, or these would outlive us.
+        grace = NESTED_GRACE_SECONDS if SUPERVISED_VARIABLE in os.environ else JOBS_GRACE_SECONDS
         Supervisor(processes, os.environ, _print_line, grace).run(until_told())
         return
     with compose.migrated(config) as store:

@@ -397,6 +397,12 @@ class TestPushedRows:
         assert (event.type, told[name.lower()]) == ("org_suite_auth", "")
         assert json.loads(told["auth_info"]) == {name: "", "kept": "yes"}
 
+    def test_a_code_that_is_broken_off_takes_no_other_row_with_it(self) -> None:
+        told = json.dumps({"syncAction": "user_leave_org", "syncSeq": "2"})
+        lost, kept, last = pushed(row(biz_data='{"permanent_code":"abc'), row(biz_data=told), row())
+        assert b"abc" not in bytes(lost.payload)
+        assert (kept.type, last.type) == ("user_leave_org", "user_modify_org")
+
     @pytest.mark.parametrize("depth", [10, MAX_DEPTH - 1, MAX_DEPTH, 200_000])
     def test_deep_data(self, depth: int) -> None:
         deep = '{"syncAction":"user_modify_org","x":' + "[" * depth + "]" * depth + "}"

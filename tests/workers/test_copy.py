@@ -23,6 +23,7 @@ from workers.copy import MAX_ATTEMPTS, Copy, Progress
 from workers.dingtalk import ROLE_GROUPS_PAGE, DingTalk
 from workers.errors import ApiError, Gone, QuotaSpent, Throttled, Transient
 from workers.fold import Folder
+from workers.moment import SECOND
 from workers.refresh import Refresher
 from workers.registry import Registry
 from workers.shapes import Scope
@@ -198,16 +199,22 @@ def test_what_a_copy_that_was_broken_off_has_found_is_not_lost(
         assert differences(place) == []
 
 
+@pytest.mark.parametrize("tried", [False, True])
 def test_what_a_first_copy_left_is_read_by_a_later_one_though_a_comparison_came_between(
-    redis_url: str, tmp_path: Path
+    redis_url: str, tmp_path: Path, tried: bool
 ) -> None:
+    """Also at once what was tried in vain, and put off for long."""
     with installed(redis_url, f"sqlite:///{tmp_path}/dingbridge.db", tmp_path, users=300) as place:
         steps = start(place)
         while next(steps).read == 0:
             assert differences(place) != []
         steps.close()  # type: ignore[attr-defined]
         with place.parts.store.writing() as connection:
-            comparisons.copied(connection, CORP, place.parts.clock.now().micros, Scope((), (1,), ()))
+            now = place.parts.clock.now().micros
+            comparisons.copied(connection, CORP, now, Scope((), (1,), ()))
+            if tried:
+                copies.finish(connection, CORP)
+                connection.execute(sa.update(tables.reads).values(attempts=1, due_at=now + 900 * SECOND))
         assert copy(place).faults == []
         assert differences(place) == []
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from bridge.accept import Acceptor
 from bridge.config import HealConfig
@@ -23,6 +24,7 @@ from workers.copy import Copy
 from workers.dingtalk import DingTalk
 from workers.drift import Drift, Finding
 from workers.errors import ApiError, Transient
+from workers.moment import SECOND
 from workers.readers import Answer
 from workers.reconcile import Plan
 from workers.refresh import Noted
@@ -30,7 +32,8 @@ from workers.registry import Registry
 from workers.shapes import Branch
 from workers.store import reads, tables
 from workers.store.draft import Cause
-from workers.store.reads import Due
+from workers.store.reads import Due, Priority
+from workers.workoff import MAX_ATTEMPTS, WorkOff
 
 #: Nothing is too much to remove.
 BOLD = HealConfig(max_removals=1000, max_share=1)
@@ -317,6 +320,26 @@ class TestCauses:
         for _ in comparison(one_place).run():
             pass
         assert {one.cause for one in look(one_place).findings} == {"still queued"}
+
+    def test_what_was_put_off_for_long_is_read_at_once(self, one_place: Installation) -> None:
+        user = somebody(one_place)
+        rewrite(one_place, user, name="another")
+        now = one_place.parts.clock.now().micros
+        with one_place.parts.store.writing() as connection:
+            reads.add(connection, [Due(Entity(CORP, "user", user.userid), now, "copy", None, Priority.COPY)])
+            connection.execute(sa.update(tables.reads).values(attempts=1, due_at=now + 900 * SECOND))
+        assert heal(one_place).faults == []
+        assert (differences(one_place), one_place.rows(tables.reads)) == ([], [])
+
+    @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
+    def test_what_others_try_in_vain_is_waited_for_so_often_only(self, one_place: Installation, attempts: int) -> None:
+        backlog = WorkOff(one_place.parts.store, one_place.parts.clock, one_place.parts.folder, CORP)
+        now = one_place.parts.clock.now().micros
+        with one_place.parts.store.writing() as connection:
+            reads.add(connection, [Due(Entity(CORP, "user", "u"), now + 900 * SECOND, "copy", None, Priority.COPY)])
+            connection.execute(sa.update(tables.reads).values(attempts=attempts, error="busy"))
+        assert backlog.step() == (attempts < MAX_ATTEMPTS)
+        assert backlog.faults == ([] if attempts < MAX_ATTEMPTS else ["user cannot be read: busy"])
 
     def test_who_lies_outside_of_the_scope_and_who_comes_back(self, one_place: Installation) -> None:
         branch = a_branch(one_place)

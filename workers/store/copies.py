@@ -35,11 +35,12 @@ def begin(connection: Connection, corp_id: str, now: Moment) -> Begun:
     """The corp's copy that was broken off, else a new one; one of another Redis' life tells no times."""
     row = connection.execute(sa.select(copies).where(copies.c.corp_id == corp_id)).mappings().first()
     if row and row["begun_life"] == now.life and now.micros - row["begun_at"] < RESUME_MICROSECONDS:
-        reads.resume_copy(connection, corp_id, now.micros)
+        reads.revive(connection, corp_id, now.micros, taken=True)
         failed = sa.update(copy_departments).where(copy_departments.c.corp_id == corp_id)
         connection.execute(failed.where(copy_departments.c.listed.is_(False)).values(listed=None))
         return Begun(Moment(row["begun_at"], row["begun_life"]), row["found"])
     finish(connection, corp_id)
+    reads.revive(connection, corp_id, now.micros, taken=False)
     new = {"corp_id": corp_id, "begun_at": now.micros, "begun_life": now.life}
     insert_ignoring(connection, copies, [new])
     return Begun(now, 0)

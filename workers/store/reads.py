@@ -130,14 +130,22 @@ def add_copy(connection: Connection, entities: Collection[Entity], due_at: int, 
     return len(new)
 
 
-def resume_copy(connection: Connection, corp_id: str, now: int) -> None:
-    """What a copy that was killed had taken, or tried in vain, is due at `now`."""
-    tried = sa.or_(reads.c.taken_until > now, reads.c.attempts > 0)
+def revive(connection: Connection, corp_id: str, now: int, *, taken: bool) -> None:
+    """What no event led to and was tried in vain is due at `now`; where `taken`, also what a process had taken."""
+    tried = sa.or_(reads.c.attempts > 0, sa.and_(sa.literal(taken), reads.c.taken_until > now))
+    bulk = sa.or_(reads.c.priority >= int(Priority.HEAL), reads.c.event_id.is_(None))
     connection.execute(
         sa.update(reads)
-        .where(reads.c.corp_id == corp_id, reads.c.priority >= int(Priority.HEAL), tried)
+        .where(reads.c.corp_id == corp_id, bulk, tried)
         .values(due_at=now, attempts=0, taken_until=0, version=reads.c.version + 1)
     )
+
+
+def given_up(connection: Connection, corp_id: str, attempts: int) -> dict[Entity, str]:
+    """What no event led to and was tried so often in vain, by whom ever, with the reason."""
+    mine = (reads.c.corp_id == corp_id, reads.c.event_id.is_(None), reads.c.attempts >= attempts)
+    found = connection.execute(sa.select(reads.c.kind, reads.c.entity_id, reads.c.error).where(*mine))
+    return {Entity(corp_id, row.kind, row.entity_id): row.error or "" for row in found}
 
 
 def take(connection: Connection, now: int, limit: int, priority: Priority, corp_id: str | None = None) -> list[Taken]:

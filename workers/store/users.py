@@ -33,8 +33,8 @@ KEPT_FIELDS = (
 )  # fmt: skip
 #: Columns that a list of members tells, too.
 LISTED_FIELDS = ("unionid", "name", "title", "job_number", "active", "admin", "boss", *KEPT_FIELDS, "hired_at")
-#: Milliseconds below and beyond which a hiring date is none: the years 1 and 9999.
-_MIN_DATE, _MAX_DATE = -62_135_596_800_000, 253_402_214_400_000
+#: Milliseconds below and beyond which a hiring date is none: the years 1 and 9999, but for a day's room for time zones.
+_MIN_DATE, _MAX_DATE = -62_135_510_400_000, 253_402_214_400_000
 
 Memberships = dict[int, tuple[bool, int | None]]
 
