@@ -30,6 +30,7 @@ from workers.sealing import Seal
 from workers.store import comparisons, ledger, reads, suites, tables
 from workers.store.reads import Due
 from workers.suiteapi import Suite
+from workers.suites import Suites
 from workers.tickets import TicketWatch
 
 SUITE = "suitekey00000000001"
@@ -308,6 +309,45 @@ class TestTheLifeOfAnAuthorisation:
         one_stage.app.corps[CORPS[0]].removed = True
         one_stage.place.parts.suites.renew_all(CORPS[0], lambda _tx, _done: None)
         assert one_stage.granted()["status"] == "stopped"
+
+    @pytest.mark.parametrize("event", ["tmp_auth_code", "change_auth"])
+    def test_the_micro_apps_of_a_former_life_do_not_count(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch, event: str
+    ) -> None:
+        """A suite without any is not switched off for having had some before a withdrawal."""
+        one_stage.begin()
+        one_stage.tell("suite_relieve")
+        turns(one_stage)
+        assert one_stage.granted()["status"] == "revoked"
+        plain = Suite.authorization
+        monkeypatch.setattr(
+            Suite, "authorization", lambda suite, corp: msgspec.structs.replace(plain(suite, corp), agents=())
+        )
+        one_stage.app.corps[CORPS[0]].revoked = False
+        one_stage.tell(event)
+        turns(one_stage)
+        assert one_stage.statuses() == {"applied"}
+        assert (one_stage.granted()["status"], one_stage.granted()["agents"]) == ("active", [])
+
+    def test_of_a_corp_that_nobody_reads_every_suite_is_asked(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one_stage.begin()
+        one_stage.tell("suite_relieve")
+        turns(one_stage)
+        with one_stage.place.parts.store.writing() as connection:
+            suites.write(connection, "another", CORPS[0], comparisons.at(0), status="revoked", told_at=0)
+        asked: list[str] = []
+
+        def refuse(_suites: object, app: str, *_: object) -> None:
+            asked.append(app)
+            raise Transient("no-ticket", "none has come", "/service/get_auth_info")
+
+        monkeypatch.setattr(Suites, "renew", refuse)
+        monkeypatch.setattr(one_stage.place.parts.suites, "_keys", {"other": "another", "shop": SUITE})
+        with pytest.raises(Transient):
+            one_stage.place.parts.suites.renew_all(CORPS[0], lambda _tx, _done: None)
+        assert asked == ["other", "shop"]
 
     @pytest.mark.parametrize("alone", [True, False])
     def test_what_stands_against_a_suite_hinders_no_other_reader(

@@ -255,6 +255,7 @@ class Suites:
                     permanent_code=self._seal.close(given.code, suite_key, given.corp_id),
                     status="stopped" if known and known.status == "stopped" and newer else "active",
                     scope=known.scope if known and known.status == "active" else None,
+                    agents=known.agents if known and known.status != "revoked" else None,
                     told_at=max(told.at, known.told_at if known else 0),
                 )
         return given.corp_id
