@@ -186,7 +186,7 @@ class Suites:
         """
         with self._store.reading() as connection:
             known = {row.suite_key for row in suites.authorized(connection, [corp_id])}
-            reader = self._config.reader(corp_id, suites.letting_in(connection, [corp_id]).get(corp_id, ()))
+            reader = self._reader(connection, corp_id)
         refused: ApiError | None = None
         for app in [app for app, suite_key in self._keys.items() if suite_key in known]:
             try:
@@ -323,7 +323,7 @@ class Suites:
         if begins or told.type:
             # What may be seen of the corp has to settle first. It asks for the authorisation once more, too. What the
             # suite may see no more is no news where another app reads the corp.
-            reader = self._config.reader(corp_id, suites.letting_in(tx, [corp_id]).get(corp_id, ()))
+            reader = self._reader(tx, corp_id)
             mine = reader is not None and reader.name == app
             comparisons.make_due(tx, corp_id, begun, begun + self._settle, whole=begins, allow_scope=mine)
         return Done(changes=changes)
@@ -351,12 +351,16 @@ class Suites:
 
     def _halt(self, tx: Connection, corp_id: str) -> bool:
         """No more work for a corp that nobody can read now; whether it is one."""
-        if self._config.reader(corp_id, suites.letting_in(tx, [corp_id]).get(corp_id, ())) is not None:
+        if self._reader(tx, corp_id) is not None:
             return False
         reads.drop(tx, corp_id)
         copies.finish(tx, corp_id)
         comparisons.drop(tx, corp_id)
         return True
+
+    def _reader(self, connection: Connection, corp_id: str) -> AppConfig | None:
+        """The app that reads this corp, as things stand."""
+        return self._config.reader(corp_id, suites.letting_in(connection, [corp_id]).get(corp_id, ()))
 
     def _known(self, connection: Connection, app: str, corp_id: str) -> Authorized | None:
         rows = suites.authorized(connection, [corp_id])
