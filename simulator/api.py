@@ -1,12 +1,17 @@
-"""The Flask app: every API path of api.md at its root, and the control under /_sim."""
+"""The WSGI application: every API path of api.md at its root, and the control under /_sim, by Flask."""
+
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
 from simulator import api_callbacks, api_departments, api_legacy, api_roles, api_suites, api_tokens, api_users
 from simulator.call import Route
 from simulator.control import control
-from simulator.gateway import view_of
+from simulator.gateway import Gateway
 from simulator.world import World
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 ROUTES: tuple[Route, ...] = (
     *api_tokens.ROUTES,
@@ -19,14 +24,12 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-def create_api(world: World) -> Flask:
+def create_api(world: World) -> "WSGIApplication":
     """The WSGI application of one simulator."""
-    app = Flask("simulator", static_folder=None)
-    for route in ROUTES:
-        app.add_url_rule(route.path, route.path, view_of(world, route), methods=["GET", "POST"])
-    app.register_blueprint(control(world))
-    app.register_error_handler(404, _unknown)
-    return app
+    pages = Flask("simulator", static_folder=None)
+    pages.register_blueprint(control(world))
+    pages.register_error_handler(404, _unknown)
+    return Gateway(world, ROUTES, pages)
 
 
 def _unknown(error: Exception) -> Response:

@@ -1,17 +1,25 @@
 """Starts a simulator: in the process that asks, or as a server of its own."""
 
+import multiprocessing
+import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
-from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from granian import Granian
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from simulator.api import create_api
 from simulator.apps import SimApp
 from simulator.world import World
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 __all__ = ["SimApp", "Simulator", "create_simulator", "running", "serve"]
 
@@ -21,14 +29,16 @@ THREADS = 32
 GRACE = 1
 #: Seconds that an idle client connection stays open.
 KEEP_ALIVE = 75
+#: Seconds between two looks whether the server's own process is there.
+LOOK_SECONDS = 1.0
 
 
 class Simulator(World):
-    """A World with its HTTP face: `wsgi` is the Flask app."""
+    """A World with its HTTP face, `wsgi`."""
 
     def __init__(self, apps: Sequence[SimApp], users: int, seed: int) -> None:
         super().__init__(apps, users, seed)
-        self.wsgi: Flask = create_api(self)
+        self.wsgi: WSGIApplication = create_api(self)
 
 
 def create_simulator(apps: Sequence[SimApp], users: int, seed: int) -> Simulator:
@@ -40,8 +50,24 @@ def create_simulator(apps: Sequence[SimApp], users: int, seed: int) -> Simulator
 
 
 def serve(simulator: Simulator, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; then exits the process."""
-    _Server(simulator, host, port).run()
+    """Serve until SIGTERM or SIGINT.
+
+    Requests are parsed by a server in Rust, without Python's lock; what it costs is mostly ours.
+    """
+    # It serves from a child, to which the organisation goes as it is in memory.
+    multiprocessing.set_start_method("fork", force=True)
+    keep_alive = HTTP1Settings(header_read_timeout=KEEP_ALIVE * 1000)
+    Granian(
+        "simulator",
+        host,
+        port,
+        interface=Interfaces.WSGI,
+        blocking_threads=THREADS,
+        http1_settings=keep_alive,
+        log_level=LogLevels.error,
+        workers_kill_timeout=GRACE,
+        process_name="simulator",
+    ).serve(target_loader=lambda: _loaded(simulator), wrap_loader=False)
 
 
 @contextmanager
@@ -68,31 +94,15 @@ class _Quiet(WSGIRequestHandler):
         """Requests are counted, not logged."""
 
 
-class _Server(BaseApplication):  # type: ignore[misc]
-    """One gunicorn worker, as the organisation lives in its memory."""
+def _loaded(simulator: Simulator) -> "WSGIApplication":
+    """Called in the child."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    simulator.resume()
+    return simulator.wsgi
 
-    def __init__(self, simulator: Simulator, host: str, port: int) -> None:
-        self._simulator = simulator
-        self._bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        super().__init__()
 
-    def load_config(self) -> None:
-        settings: dict[str, Any] = {
-            "bind": [self._bind],
-            "workers": 1,
-            "threads": THREADS,
-            "worker_class": "gthread",
-            "accesslog": None,
-            "loglevel": "warning",
-            "graceful_timeout": GRACE,
-            "keepalive": KEEP_ALIVE,
-            "proc_name": "simulator",
-            "worker_exit": lambda server, worker: self._simulator.close(),
-        }
-        for name, value in settings.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Flask:
-        """Called in the worker, after the fork."""
-        self._simulator.resume()
-        return self._simulator.wsgi
+def _end_with(parent: int) -> None:
+    """Nobody else tells a child that its parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)

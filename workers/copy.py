@@ -22,7 +22,7 @@ LISTS = 32
 #: Entities that are looked up with one question.
 CHUNK = 1000
 #: Reads that are made and committed together, and how many such batches are under way.
-BATCH, LANES = 64, 2
+BATCH, LANES = 64, 3
 #: Attempts after which a copy ends without an entity; the workers go on trying.
 MAX_ATTEMPTS = 3
 #: Seconds until what failed is tried again, and between two looks while others work on what is left.
@@ -178,7 +178,7 @@ class Copy:
         """Read what was noted until nothing is left but what cannot be read, beside the workers."""
         self._count()
         counted = time.monotonic()
-        # While one lane writes, the other reads.
+        # While one lane writes, others read.
         with ThreadPoolExecutor(LANES, thread_name_prefix="copy") as pool:
             lanes = {pool.submit(self._work) for _ in range(LANES)}
             while self._left > len(self._unread):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,29 +25,64 @@ serve(simulator, "127.0.0.1", int(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_serves_changes_and_ends(ending: signal.Signals) -> None:
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port)], cwd=Path(__file__).parents[2])
-    http = urllib3.PoolManager()
-    base = f"http://127.0.0.1:{port}/_sim"
+class Served:
+    """A simulator's process, which changes fifty times a second."""
 
-    def truth() -> str | None:
+    def __init__(self) -> None:
+        port = free_port()
+        self.process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port)], cwd=Path(__file__).parents[2])
+        self.base = f"http://127.0.0.1:{port}"
+        self.http = urllib3.PoolManager()
+
+    def truth(self) -> str | None:
+        """None where nobody answers."""
         try:
-            return json.dumps(http.request("GET", f"{base}/truth", retries=False).json())
+            return json.dumps(self.http.request("GET", f"{self.base}/_sim/truth", retries=False).json())
         except urllib3.exceptions.HTTPError:
             return None
 
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    found = Served()
     try:
-        wait_until(lambda: truth() is not None, 20)
-        first = truth()
-        wait_until(lambda: truth() != first, 10)
+        wait_until(lambda: found.truth() is not None, 20)
+        yield found
     finally:
-        begun = time.monotonic()
-        process.send_signal(ending)
-        assert process.wait(10) == 0
+        found.process.kill()
+        found.process.wait()
+        found.http.clear()
+        wait_until(lambda: found.truth() is None, 10)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_serves_changes_and_ends(served: Served, ending: signal.Signals) -> None:
+    first = served.truth()
+    wait_until(lambda: served.truth() != first, 10)
+    begun = time.monotonic()
+    served.process.send_signal(ending)
+    assert served.process.wait(10) == 0
     assert time.monotonic() - begun < 4
-    http.clear()
+
+
+def test_a_kill_leaves_nobody_at_the_port(served: Served) -> None:
+    served.process.kill()
+    wait_until(lambda: served.truth() is None, 10)
+
+
+@pytest.mark.parametrize(
+    ("more", "body"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"dept_id=1"),
+        ({"Content-Type": "application/json"}, b'{"dept_id": 1}'),
+        ({"Transfer-Encoding": "chunked"}, [b'{"dept_', b'id": 1}']),
+    ],
+)
+def test_bodies_of_all_kinds(served: Served, more: dict[str, str], body: bytes | list[bytes]) -> None:
+    token = served.http.request("GET", f"{served.base}/gettoken?appkey=dingappkey1&appsecret=secret1").json()
+    url = f"{served.base}/topapi/v2/department/get?access_token={token['access_token']}"
+    answer = served.http.request("POST", url, body=iter(body) if isinstance(body, list) else body, headers=more)
+    assert (answer.status, answer.json()["result"]["dept_id"]) == (200, 1)
 
 
 def test_two_apps_of_one_name_are_refused() -> None:
