@@ -31,6 +31,8 @@ AWAY_SECONDS = (0.25, 10.0)
 TURN_SECONDS, HANGS = 900.0, 70
 #: PostgreSQL's classes of errors that pass: connection, resources, operator's intervention, lost races, locks.
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")
+#: One that is a standby for now, or that takes no writes as its disk is full.
+_READ_ONLY = "25006"
 
 log = structlog.get_logger()
 
@@ -163,10 +165,10 @@ def away(error: BaseException) -> bool:
     """Whether Redis or the datastore is away: nobody's fault among the jobs at hand, and it passes."""
     if isinstance(error, redis.RedisError):
         return True
-    if not isinstance(error, OperationalError | InterfaceError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    return state is None or str(state)[:2] in _PASSING_CLASSES
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    if state is None:
+        return isinstance(error, OperationalError | InterfaceError)
+    return state == _READ_ONLY or str(state)[:2] in _PASSING_CLASSES
 
 
 def first_line(error: BaseException) -> str:

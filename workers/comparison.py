@@ -121,7 +121,17 @@ class Comparison:
             report.marked = reads.add(connection, [Due(entity, now, "heal", None, priority) for entity in wanted])
             # What was lost against nobody's will stays the measure until somebody allows it.
             scope = None if lists.dissolved or (lost and not self._allow_scope) else lists.scope
-            comparisons.remember(connection, corp_id, begun, now, report.outcome, scope, report.as_dict())
+            comparisons.remember(
+                connection,
+                corp_id,
+                begun,
+                now,
+                report.outcome,
+                scope,
+                report.as_dict(),
+                whole=self._whole,
+                allow_scope=self._allow_scope,
+            )
 
     def _part(self, connection: sa.Connection, plan: Plan) -> set[Entity]:
         """The users and departments that were not read for the longest time."""

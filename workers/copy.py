@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from bridge.events import Entity
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, QuotaSpent, Throttled
+from workers.errors import ApiError, Gone, QuotaSpent, Throttled
 from workers.fold import Folder, Outcome
 from workers.moment import Moment, RedisClock
+from workers.readers import ORG_DISSOLVED
 from workers.shapes import Scope
 from workers.store import comparisons, copies, reads
 from workers.store.copies import Unlisted
@@ -111,7 +112,7 @@ class Copy:
         """The role list, and what the app may see: there the walk begins."""
         while True:
             try:
-                scope = self._client.scopes(live=False, fresh=True)
+                scope = self._client.scopes(live=False)
             except ApiError as error:
                 if self._gives_up(0, error):
                     raise
@@ -164,6 +165,9 @@ class Copy:
         try:
             children = self._client.sub_departments(dept.dept_id, live=False)
             return _Listing(children, self._client.user_ids(dept.dept_id, live=False))
+        except Gone as error:
+            # Since somebody told of it; its own read will say so.
+            return error if error.code == ORG_DISSOLVED else _Listing((), ())
         except ApiError as error:
             return error
 
@@ -215,11 +219,13 @@ class Copy:
             if read.entity not in late:
                 self._unread.pop(read.entity, None)
                 self._left -= read.event_id is None
+        # What an event led to is the workers' to wait for.
+        alone = {read.entity: read.event_id is None for read in taken}
         for entity, error in late.items():
             if isinstance(error, QuotaSpent):
                 raise error
             self._reads[entity] += not isinstance(error, Throttled)
-            if error.permanent or self._reads[entity] >= MAX_ATTEMPTS:
+            if alone[entity] and (error.permanent or self._reads[entity] >= MAX_ATTEMPTS):
                 self._unread[entity] = str(error)
         return True
 

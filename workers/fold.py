@@ -33,7 +33,7 @@ RETRY_SECONDS = (2.0, 900.0)
 _NOTHING = "it names nothing that is read"
 _UNKNOWN = "its type is not in the catalogue"
 _NO_CORP = "it names no corp, and its app has none"
-_STANDS = "the root department can still be read: the corp was not dissolved"
+_STANDS = "DingTalk still answers for the root department: the corp was not dissolved"
 
 
 class Waiting(NamedTuple):
@@ -72,6 +72,8 @@ class _Course:
     entities: tuple[Entity, ...]
     #: The committed read that covers each entity that is done.
     covered: dict[Entity, _Cover] = field(default_factory=dict)
+    #: What stands against those that were asked for in vain.
+    refused: dict[Entity, ApiError] = field(default_factory=dict)
     #: Whether a read was made for this event.
     read: bool = False
     #: Why no work is done for its corp, if none is.
@@ -89,14 +91,23 @@ class _Course:
     def dissolves(self) -> bool:
         return self.waiting.event.type == "org_remove"
 
-    def left(self) -> set[Entity]:
+    def uncovered(self) -> set[Entity]:
         return set(self.entities) - self.covered.keys()
+
+    def left(self) -> set[Entity]:
+        """What is still to be asked for."""
+        return self.uncovered() - self.refused.keys()
+
+    def obstacle(self) -> ApiError | None:
+        """What stands against it once nothing is left; as long as anything may pass, it is tried again."""
+        standing = [self.refused[entity] for entity in self.entities if entity in self.uncovered()]
+        return min(standing, key=lambda error: error.permanent, default=None)
 
     def covered_with(
         self, written: set[Entity], moment: Moment, causes: Mapping[Entity, Cause]
     ) -> dict[Entity, _Cover]:
         """What covers it once these entities, read at that moment, are committed."""
-        return self.covered | {entity: _Cover(moment, causes[entity].event_id) for entity in self.left() & written}
+        return self.covered | {entity: _Cover(moment, causes[entity].event_id) for entity in self.uncovered() & written}
 
 
 class Folder:
@@ -216,6 +227,8 @@ class Folder:
         live = {entity for entity, cause in causes.items() if not cause.quiet}
         causes |= {entity: Cause(course.id, course.quiet and entity not in live) for entity, course in owners.items()}
 
+        for course in courses:
+            course.refused |= {entity: errors[entity] for entity in course.left() & errors.keys()}
         able = self._refresher.readers.clients({entity.corp_id for course in courses for entity in course.entities})
 
         def conclude(draft: Draft, written: set[Entity]) -> Outcome:
@@ -230,8 +243,9 @@ class Folder:
         for entity in written & owners.keys():
             owners[entity].read = True
         for course in courses:
-            if standing := [errors[entity] for entity in course.entities if entity in errors]:
-                outcome.errors[course.id] = standing[0]
+            # One that cannot be read leaves none of the others unread.
+            if not course.left() and (obstacle := course.obstacle()) is not None:
+                outcome.errors[course.id] = obstacle
         again = [course for course in courses if course.id not in outcome.final and course.id not in outcome.errors]
         return again, {e: read for e, read in taken.items() if e not in written and e not in errors}
 
@@ -252,11 +266,15 @@ class Folder:
         verdicts: list[Verdict] = []
         due: list[Due] = []
         for course in courses:
-            covered = course.covered_with(written, noted.moment, draft.causes)
             if course.halted is not None:
                 verdicts.append(Verdict(course.waiting.event, course.waiting.accepted.micros, "ignored", course.halted))
-            elif len(covered) == len(course.entities):
+                continue
+            covered = course.covered_with(written, noted.moment, draft.causes)
+            lost = set(course.entities) - covered.keys()
+            if not lost:
                 verdicts.append(_verdict(course, course.read or course.id in served, covered, answers))
+            # Also where it fails for what is refused for good: what could be read may lag all the same.
+            if all(entity in course.refused and course.refused[entity].permanent for entity in lost):
                 due += self._echoes(course, covered, able)
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}
@@ -314,7 +332,7 @@ def _fold(courses: Iterable[_Course], noted: Noted) -> dict[Entity, _Course]:
     for course in courses:
         accepted = course.waiting.accepted
         for entity in course.entities:
-            if entity in course.covered:
+            if entity not in course.left():
                 continue
             committed = noted.committed.get(entity)
             covers = committed and committed.life == accepted.life and committed.micros > accepted.micros
@@ -346,7 +364,8 @@ def _take_from_rows(
             answers[entity], taken[entity] = found
             errors.pop(entity, None)
         elif entity.kind == "roles" and entity in answers:
-            answers[entity] = rows.named_roles(happened)
+            # No read: it covers nobody who names others.
+            answers[entity], taken[entity] = rows.named_roles(happened), ""
     return Pushed(taken, rows.orders(course.waiting.event for course in courses))
 
 

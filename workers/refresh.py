@@ -152,6 +152,7 @@ class Refresher:
         draft = Draft(tx, noted.versions, noted.moment.micros, noted.moment.life, causes, pushed)
         standing = _bury(draft, standing)
         write_departments(draft, _of_kind(standing, "department"))
+        standing = _outlive(draft, standing)
         write_role_lists(draft, _of_kind(standing, "roles"))
         write_users(draft, _of_kind(standing, "user"))
         written = standing.keys() - draft.moved
@@ -167,6 +168,18 @@ def _bury(draft: Draft, answers: Mapping[Entity, Answer]) -> dict[Entity, Answer
         if entity.corp_id in buried and not isinstance(answer, Absence):
             draft.mark(entity, [roots[entity.corp_id]], "it answers though its corp is dissolved", settling=True)
     return {entity: Absence.DISSOLVED if entity.corp_id in buried else answer for entity, answer in answers.items()}
+
+
+def _outlive(draft: Draft, answers: Mapping[Entity, Answer]) -> dict[Entity, Answer]:
+    """Without what answers as if a corp stood that was buried just now: it has to be read again."""
+    buried = dissolved(draft.tx, {entity.corp_id for entity, answer in answers.items() if answer is Absence.DISSOLVED})
+    alive = {
+        entity
+        for entity, answer in answers.items()
+        if entity.corp_id in buried and entity.kind != "department" and not isinstance(answer, Absence)
+    }
+    draft.moved |= alive
+    return {entity: answer for entity, answer in answers.items() if entity not in alive}
 
 
 def _of_kind(answers: Mapping[Entity, Answer], kind: EntityKind) -> dict[Entity, Any]:

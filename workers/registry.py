@@ -1,10 +1,11 @@
 """The functions that users registered with `@on` and `@on_change`, by what they wait for."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from bridge.events import CATALOGUE
+from bridge.events import CATALOGUE, queue_names
 from workers.store.draft import ChangeKind
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -37,7 +38,7 @@ class Registry:
     ) -> Callable[[Function], Function]:
         """Run `function(event, directory)` after the datastore has caught up with an event of these types.
 
-        Raises ValueError for a type that looks like a slip of the pen.
+        Raises ValueError for a type that looks like a slip of the pen, and for what no job can be made of.
         """
         for name in types:
             close = difflib.get_close_matches(name, CATALOGUE, 1, 0.8)
@@ -50,7 +51,7 @@ class Registry:
     ) -> Callable[[Function], Function]:
         """Run `function(change, directory)` for every change of these entities that was committed.
 
-        Raises ValueError for an entity that the datastore has not.
+        Raises ValueError for an entity that the datastore has not, and for what no job can be made of.
         """
         for name in entities:
             if name not in get_args(ChangeKind):
@@ -80,10 +81,20 @@ class Registry:
     def _adder(
         self, table: dict[str, list[UserJob]], keys: tuple[str, ...], queue: str, retries: int
     ) -> Callable[[Function], Function]:
+        if queue in queue_names():
+            raise ValueError(f"the queue {queue} is for events: give users' jobs one of another name")
+
         def add(function: Function) -> Function:
             job = UserJob(f"{function.__module__}.{function.__qualname__}", function, queue, retries)
+            if inspect.iscoroutinefunction(function):
+                raise ValueError(f"{job.name} is a coroutine function, which nobody would await: make it a plain one")
+            if self._jobs.setdefault(job.name, job).function != function:
+                raise ValueError(
+                    f"two functions are called {job.name}, by which their jobs would name them: give each a name of its"
+                    " own (a decorator does so by functools.wraps)"
+                )
             self._jobs[job.name] = job
-            for key in keys:
+            for key in dict.fromkeys(keys):
                 table.setdefault(key, []).append(job)
             return function
 

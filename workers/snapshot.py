@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import UNSET
 
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, Gone, Throttled
+from workers.errors import ApiError, Gone, QuotaSpent, Throttled
 from workers.readers import ORG_DISSOLVED
 from workers.shapes import Branch, RoleGroup, Scope, User
 from workers.store.users import LISTED_FIELDS, told
@@ -83,7 +83,7 @@ class Survey:
     def run(self) -> Iterator[Steps]:
         """Walk, telling the progress after each step; `lists` is complete when this ends. Raises ApiError."""
         try:
-            self.lists.scope = yield from self._ask(partial(self._client.scopes, live=False, fresh=True))
+            self.lists.scope = yield from self._ask(partial(self._client.scopes, live=False))
             yield from self._walk()
             yield from self._roles()
             yield from self._admins()
@@ -113,11 +113,12 @@ class Survey:
         try:
             branches = yield from self._ask(partial(self._client.branches, dept_id, live=False))
         except Gone as error:
-            _unless_dissolved(error)
+            _unless_over(error)
             self.lists.departments.pop(dept_id, None)
             self.lists.starts.discard(dept_id)
             return
         except ApiError as error:
+            _unless_over(error)
             self.lists.unlisted.add(dept_id)
             self.lists.faults.append(f"department {dept_id} cannot be listed: {error}")
         else:
@@ -126,7 +127,7 @@ class Survey:
         try:
             yield from self._members(dept_id)
         except ApiError as error:
-            _unless_dissolved(error)
+            _unless_over(error)
             self.lists.unpeopled.add(dept_id)
             self.lists.faults.append(f"the members of department {dept_id} cannot be listed: {error}")
 
@@ -155,7 +156,7 @@ class Survey:
         try:
             groups = yield from self._ask(partial(self._client.role_groups, live=False))
         except ApiError as error:
-            _unless_dissolved(error)
+            _unless_over(error)
             self.lists.faults.append(f"the role list cannot be read: {error}")
             return
         self.lists.groups = groups
@@ -165,7 +166,7 @@ class Survey:
             try:
                 yield from self._holders(role_id)
             except ApiError as error:
-                _unless_dissolved(error)
+                _unless_over(error)
                 self.lists.unread_roles.add(role_id)
                 if not isinstance(error, Gone):
                     self.lists.faults.append(f"the members of role {role_id} cannot be listed: {error}")
@@ -187,29 +188,33 @@ class Survey:
         try:
             admins = yield from self._ask(partial(self._client.admins, live=False))
         except ApiError as error:
-            _unless_dissolved(error)
+            _unless_over(error)
             self.lists.faults.append(f"the administrators cannot be listed: {error}")
         else:
             self.lists.admins = frozenset(userid for userid, _ in admins)
 
     def _ask(self, call: Callable[[], T]) -> Generator[Steps, None, T]:
-        """The answer; what may pass is asked for again."""
+        """The answer; what may pass is asked for again. A throttle is no attempt, but a spent quota ends it."""
         attempts = 1
         while True:
             try:
                 return call()
+            except Throttled as error:
+                if isinstance(error, QuotaSpent):
+                    raise
+                wait = error.wait
             except ApiError as error:
                 if error.permanent or attempts == ATTEMPTS:
                     raise
-                wait = error.wait if isinstance(error, Throttled) else RETRY_SECONDS * attempts
-            attempts += 1
+                wait = RETRY_SECONDS * attempts
+                attempts += 1
             until = time.monotonic() + wait
             while (left := until - time.monotonic()) > 0:
                 time.sleep(min(left, BREATH_SECONDS))
                 yield self.steps
 
 
-def _unless_dissolved(error: ApiError) -> None:
-    """A corp that is dissolved ends the walk; it comes in answer to any call."""
-    if error.code == ORG_DISSOLVED:
+def _unless_over(error: ApiError) -> None:
+    """A corp that is dissolved ends the walk, and so does a quota that is spent: they stand against any call."""
+    if error.code == ORG_DISSOLVED or isinstance(error, QuotaSpent):
         raise error

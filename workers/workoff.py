@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 from bridge.events import Entity
-from workers.errors import Throttled
+from workers.errors import QuotaSpent, Throttled
 from workers.fold import Folder
 from workers.moment import RedisClock
 from workers.store import reads
@@ -46,7 +46,7 @@ class WorkOff:
             reads.revive(connection, self._corp_id, now, taken=False)
 
     def step(self) -> bool:
-        """Read the next ones; False when nothing is left but what cannot be read."""
+        """Read the next ones; False when nothing is left but what cannot be read. Raises QuotaSpent."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
             taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
@@ -55,9 +55,13 @@ class WorkOff:
             self.lanes |= outcome.lanes
             for read in taken:
                 self._unread.pop(read.entity, None)
+            # What an event led to is the workers' to wait for.
+            alone = {read.entity: read.event_id is None for read in taken}
             for entity, error in outcome.late.items():
+                if isinstance(error, QuotaSpent):
+                    raise error
                 self._attempts[entity] += not isinstance(error, Throttled)
-                if error.permanent or self._attempts[entity] >= MAX_ATTEMPTS:
+                if alone[entity] and (error.permanent or self._attempts[entity] >= MAX_ATTEMPTS):
                     self._unread[entity] = _fault(entity, str(error))
         else:
             time.sleep(WAIT_SECONDS)

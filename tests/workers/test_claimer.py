@@ -10,7 +10,7 @@ from rq import Queue, Worker
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from bridge.accept import Acceptor
 from tests.servers import wait_until
@@ -188,6 +188,8 @@ class PostgresError(Exception):
         (InterfaceError("SELECT 1", None, Exception("connection closed")), True),
         *((OperationalError("SELECT 1", None, PostgresError(state)), True) for state in ("08006", "53300", "57P01")),
         *((OperationalError("SELECT 1", None, PostgresError(state)), True) for state in ("40P01", "55P03")),
+        (InternalError("UPDATE", None, PostgresError("25006")), True),
+        (InternalError("UPDATE", None, PostgresError("25P02")), False),
         (OperationalError("SELECT 1", None, PostgresError("22003")), False),
         (IntegrityError("INSERT", None, PostgresError("23505")), False),
         (DBAPIError("SELECT 1", None, Exception()), False),

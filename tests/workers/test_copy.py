@@ -274,6 +274,12 @@ def test_a_department_that_cannot_be_listed_is_named_and_stops_nothing(place: In
     assert living(place, tables.users, "userid") >= members(place, others)
 
 
+def test_a_department_that_is_gone_before_its_turn_is_no_fault(one_place: Installation) -> None:
+    client = Failing(the_client(one_place), a_branch(one_place), Gone("60003"), 1, scope_refused=True)
+    assert copy(one_place, client).faults == []
+    assert one_place.rows(tables.comparisons)[0]["copied_at"] is not None
+
+
 def test_what_cannot_be_read_is_named_and_stops_nothing(one_place: Installation) -> None:
     access = one_place.simulator.app("acme").access
     access.permissions = access.permissions - {"qyapi_get_member"}

@@ -190,6 +190,16 @@ class TestFolding:
         assert desk.statuses() == {"e1": "applied"}
 
 
+def test_roles_known_by_their_ids_alone_cover_no_others(desk: Desk) -> None:
+    """Of an app that can read nothing: the list that one event named is no read for the next."""
+    accepted = desk.clock.now()
+    knows(desk, {roles(): Absence.UNREAD})
+    for number in (5, 6):
+        desk.apply(an_event("label_conf_add", roles=[number], event_id=f"e{number}"), accepted=accepted)
+    assert [row["role_id"] for row in desk.rows(tables.roles)] == [5, 6]
+    assert desk.statuses() == {"e5": "applied", "e6": "applied"}
+
+
 class TestIgnored:
     @pytest.mark.parametrize(
         ("event", "reason"),
@@ -277,6 +287,31 @@ class TestErrors:
         assert outcome.final == desk.statuses() == {"good": "applied"}
         assert outcome.errors == {"bad": error, "both": error}
         assert [row["userid"] for row in desk.rows(tables.users)] == ["u2"]
+
+    def test_one_that_is_refused_leaves_none_of_the_others_unread(self, desk: Desk) -> None:
+        """They are read, and read once more when that has settled, though their event fails."""
+        desk.at_once = 2
+        people = [f"u{number}" for number in range(6)]
+        error = Misconfigured("400002", "bad", "/user/get")
+        knows(desk, {user("bad"): error} | {user(userid): a_user(userid) for userid in people})
+        outcome = desk.apply(an_event(users=["bad", *people], event_id="e1"))
+        assert (outcome.final, outcome.errors) == ({}, {"e1": error})
+        assert {row["userid"] for row in desk.rows(tables.users)} == set(people)
+        assert {row["entity_id"] for row in desk.rows(tables.reads)} == set(people)
+        assert len(desk.script.asked) == 1 + len(people)
+
+    def test_as_long_as_anything_may_pass_it_is_tried_again(self, desk: Desk) -> None:
+        busy = Throttled("90018", "busy", "/user/get")
+        knows(desk, {U1: Misconfigured("400002", "bad", "/user/get"), U2: busy})
+        assert desk.apply(an_event(users=["u1", "u2"], event_id="e1")).errors == {"e1": busy}
+        assert desk.rows(tables.reads) == []
+
+    def test_an_error_of_a_read_that_was_due_does_not_stand_against_who_is_covered(self, desk: Desk) -> None:
+        accepted = desk.clock.now()
+        desk.write({U1: a_user()})
+        knows(desk, {U1: Misconfigured("60011", "no permission", "/user/get")})
+        outcome = desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted, taken=taken(desk, U1))
+        assert (outcome.final, outcome.errors) == ({"e1": "folded"}, {})
 
     def test_an_error_changes_nothing(self, desk: Desk) -> None:
         desk.write({U1: a_user(departments={2: 1})})
@@ -471,6 +506,24 @@ class TestOrgRemove:
         desk.apply(an_event("org_remove"), accepted=accepted)
         assert desk.script.asked == [ROOT]
         assert desk.row(tables.corps)["status"] == "dissolved"
+
+    def test_one_that_is_hidden_answers(self, desk: Desk) -> None:
+        desk.write({ROOT: a_department(1, None)})
+        row = self.remove(desk, Absence.HIDDEN)
+        assert row["status"] == "ignored"
+        assert "still answers for the root department" in row["error"]
+
+    def test_nothing_comes_to_life_with_the_event_that_ends_its_corp(self, desk: Desk) -> None:
+        desk.write({ROOT: a_department(1, None), U1: a_user()})
+        knows(desk, {ROOT: Absence.DISSOLVED, U1: a_user(), U2: a_user("u2"), roles(): a_role_list({1: {11: "a"}})})
+        desk.apply(
+            an_event("org_remove", event_id="e1"),
+            an_event(users=["u1", "u2"], event_id="e2"),
+            an_event("label_conf_add", roles=[11], event_id="e3"),
+        )
+        assert desk.statuses() == {"e1": "applied", "e2": "applied", "e3": "applied"}
+        for table in (tables.corps, tables.users, tables.departments, tables.roles):
+            assert desk.rows(table, deleted_at=None) == []
 
     def test_other_events_of_the_corp_in_the_same_batch_end_with_it(self, desk: Desk) -> None:
         desk.write({ROOT: a_department(1, None), U1: a_user(), roles(): a_role_list({1: {11: "a"}})})

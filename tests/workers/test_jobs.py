@@ -181,8 +181,14 @@ def test_a_failed_one_runs_when_it_is_requeued(place: Installation, registry: Re
 
 
 def test_a_replay_and_a_first_copy_run_none(place: Installation, registry: Registry) -> None:
-    registry.on("user_modify_org")(lambda event, directory: seen.append(event.id))
-    registry.on_change("user")(lambda change, directory: seen.append(change.seq))
+    @registry.on("user_modify_org")
+    def happened(event: Event, directory: Directory) -> None:
+        seen.append(event.id)
+
+    @registry.on_change("user")
+    def changed(change: Change, directory: Directory) -> None:
+        seen.append(change.seq)
+
     client = place.parts.readers.client(CORP)
     assert client is not None
     parts = place.parts

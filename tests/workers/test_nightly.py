@@ -240,7 +240,9 @@ class TestLives:
         assert (row["corp_id"], row["due_at"], row["whole"]) == ("a", at + 5 * SECOND, True)
         assert desk.row(tables.lives)["run_id"] == "2"
         with desk.store.writing() as connection:
-            comparisons.remember(connection, "a", at + 5 * SECOND, at + 6 * SECOND, "done", None, {})
+            comparisons.remember(
+                connection, "a", at + 5 * SECOND, at + 6 * SECOND, "done", None, {}, whole=True, allow_scope=False
+            )
         others.see(Moment(at + 7 * SECOND, "2"))
         row = desk.row(tables.comparisons)
         assert (row["due_at"], row["whole"]) == (None, False)
@@ -252,9 +254,19 @@ class TestLives:
         lives.see(Moment(10, "1"))
         lives.see(Moment(20, "2"))
         with desk.store.writing() as connection:
-            comparisons.remember(connection, "a", 15, 30, "done", None, {})
+            comparisons.remember(connection, "a", 15, 30, "done", None, {}, whole=True, allow_scope=False)
         row = desk.row(tables.comparisons)
         assert (row["due_at"], row["whole"]) == (20 + 5 * SECOND, True)
+
+    @pytest.mark.parametrize(("whole", "owed"), [(False, True), (True, False)])
+    def test_a_whole_one_that_is_owed_is_not_paid_by_lists(self, desk: Desk, whole: bool, owed: bool) -> None:
+        """As where an operator's `heal` comes between."""
+        with desk.store.writing() as connection:
+            connection.execute(tables.corps.insert(), [{"corp_id": "a"}])
+            comparisons.make_due(connection, "a", 10, 20, whole=True, allow_scope=False)
+            comparisons.remember(connection, "a", 25, 30, "done", None, {}, whole=whole, allow_scope=False)
+        row = desk.row(tables.comparisons)
+        assert (row["due_at"], row["whole"]) == ((20, True) if owed else (None, False))
 
 
 def test_what_a_redis_lost_is_found_after_its_clock_has_compared(

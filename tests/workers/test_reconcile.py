@@ -23,13 +23,14 @@ from workers.comparison import Comparison
 from workers.copy import Copy
 from workers.dingtalk import DingTalk
 from workers.drift import Drift, Finding
-from workers.errors import ApiError, Transient
+from workers.errors import ApiError, QuotaSpent, Throttled, Transient
 from workers.moment import SECOND
 from workers.readers import Answer
 from workers.reconcile import Plan
 from workers.refresh import Noted
 from workers.registry import Registry
 from workers.shapes import Branch
+from workers.snapshot import ATTEMPTS
 from workers.store import reads, tables
 from workers.store.draft import Cause
 from workers.store.reads import Due, Priority
@@ -340,6 +341,51 @@ class TestCauses:
             connection.execute(sa.update(tables.reads).values(attempts=attempts, error="busy"))
         assert backlog.step() == (attempts < MAX_ATTEMPTS)
         assert backlog.faults == ([] if attempts < MAX_ATTEMPTS else ["user cannot be read: busy"])
+
+    def test_a_spent_quota_ends_it(self, one_place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+        place, user = one_place, somebody(one_place)
+        now = place.parts.clock.now().micros
+        with place.parts.store.writing() as connection:
+            reads.add(connection, [Due(Entity(CORP, "user", user.userid), now, "heal", None, Priority.HEAL)])
+
+        def spent(*_: object, **__: object) -> None:
+            raise QuotaSpent("90020", wait=600.0)
+
+        monkeypatch.setattr(DingTalk, "user", spent)
+        with pytest.raises(QuotaSpent):
+            WorkOff(place.parts.store, place.parts.clock, place.parts.folder, CORP).step()
+
+    @pytest.mark.parametrize("error", [Throttled("90018", wait=0.01), QuotaSpent("90020", wait=600.0)])
+    def test_a_throttle_is_no_attempt_at_a_list_and_a_spent_quota_ends_it(
+        self, one_place: Installation, monkeypatch: pytest.MonkeyPatch, error: Throttled
+    ) -> None:
+        listed, left = DingTalk.branches, [error] * (ATTEMPTS + 1)
+
+        def throttled(client: DingTalk, dept_id: int, *, live: bool = True) -> list[Branch]:
+            if left:
+                raise left.pop()
+            return listed(client, dept_id, live=live)
+
+        monkeypatch.setattr(DingTalk, "branches", throttled)
+        if isinstance(error, QuotaSpent):
+            with pytest.raises(QuotaSpent):
+                look(one_place)
+            assert len(left) == ATTEMPTS
+        else:
+            assert (look(one_place).faults, left) == ([], [])
+
+    def test_what_an_event_waits_for_is_not_among_the_faults(self, one_place: Installation) -> None:
+        """Else three of those would end the waiting for three others."""
+        place = one_place
+        now = place.parts.clock.now().micros
+        access = place.simulator.app("acme").access
+        access.permissions = access.permissions - {"qyapi_get_member"}
+        alone, echo = (Entity(CORP, "user", userid) for userid in list(place.simulator.tenants[CORP].users.rows)[:2])
+        with place.parts.store.writing() as connection:
+            reads.add(connection, [Due(alone, now, "heal", None, Priority.HEAL), Due(echo, now, "echo", "e1")])
+        backlog = WorkOff(place.parts.store, place.parts.clock, place.parts.folder, CORP)
+        assert not backlog.step()
+        assert len(backlog.faults) == 1
 
     def test_who_lies_outside_of_the_scope_and_who_comes_back(self, one_place: Installation) -> None:
         branch = a_branch(one_place)

@@ -1,5 +1,7 @@
 """What users register, and what they are told when they slip."""
 
+from collections.abc import Callable
+
 import pytest
 
 from workers.registry import DEFAULT_QUEUE, DEFAULT_RETRIES, Registry
@@ -63,3 +65,43 @@ def test_several_are_called_in_the_order_they_registered() -> None:
 
 def test_what_nobody_registered_is_not_found() -> None:
     assert Registry().find("os.system") is None
+
+
+def test_no_users_job_waits_on_a_queue_of_events() -> None:
+    """Each kind of worker would fail the other's jobs."""
+    for register in (Registry().on, Registry().on_change):
+        with pytest.raises(ValueError, match="user_add_org is for events"):
+            register("user", queue="user_add_org")  # type: ignore[arg-type]
+
+
+def test_two_functions_of_one_name_are_told() -> None:
+    """Their jobs would both run the later one."""
+    registry = Registry()
+
+    def logged(function: Callable[..., object]) -> Callable[..., object]:
+        return lambda *arguments: function(*arguments)
+
+    registry.on("user_add_org")(logged(print))
+    with pytest.raises(ValueError, match=r"two functions are called \S+<lambda>.*functools.wraps"):
+        registry.on("user_leave_org")(logged(repr))
+    assert registry.for_event("user_leave_org") == []
+
+
+def test_a_method_is_one_function_each_time_it_is_named() -> None:
+    registry, words = Registry(), list[str]()
+    registry.on("user_add_org")(words.append)
+    registry.on("user_leave_org")(words.append)
+    assert len(registry.names()) == 1
+
+
+def test_one_type_twice_makes_one_job() -> None:
+    registry = Registry()
+    registry.on("user_add_org", "user_add_org")(print)
+    assert len(registry.for_event("user_add_org")) == 1
+
+
+def test_a_coroutine_function_is_told() -> None:
+    async def later(event: object, directory: object) -> None: ...
+
+    with pytest.raises(ValueError, match="later is a coroutine function"):
+        Registry().on("user_add_org")(later)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from bridge.events import Entity
 from tests.installation import CORP
 from tests.workers.helpers import Desk, a_department, a_role_list, a_user, chain_breaks, department, roles, user
+from workers.shapes import CorpName
 from workers.store import corps, tables
 from workers.store.draft import Absence
 
@@ -33,6 +34,13 @@ def test_the_root_department_names_the_corp(desk: Desk) -> None:
     assert desk.row(tables.corps)["name"] == "Renamed"
     story = desk.rows(tables.changes, entity="corp")
     assert [(row["operation"], row["event_id"]) for row in story] == [("create", "first"), ("update", "second")]
+
+
+def test_a_pushed_name_makes_the_corp_once(desk: Desk) -> None:
+    for event_id in ("first", "second"):
+        desk.write({ROOT: CorpName("Ours")}, event_id=event_id)
+    story = desk.rows(tables.changes, entity="corp")
+    assert [(row["operation"], row["event_id"]) for row in story] == [("create", "first")]
 
 
 @pytest.mark.parametrize("absence", [Absence.GONE, Absence.HIDDEN, Absence.UNREAD])

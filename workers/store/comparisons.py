@@ -80,17 +80,27 @@ def remember(
     outcome: Outcome,
     scope: Scope | None,
     report: Mapping[str, Any],
+    *,
+    whole: bool,
+    allow_scope: bool,
 ) -> None:
-    """How a comparison ended that compared; `scope` None keeps the one remembered before."""
+    """How a comparison ended that compared; `scope` None keeps the one remembered before.
+
+    What was owed and goes beyond it stays owed: a `whole` one, one that may `allow_scope`.
+    """
     mine = comparisons.c
+    owed = sa.or_(
+        mine.due_at > begun,
+        sa.and_(mine.whole, sa.literal(not whole)),
+        sa.and_(mine.allow_scope, sa.literal(not allow_scope)),
+    )
     values: dict[str, Any] = {
         "begun_at": at(begun),
         "ended_at": at(ended),
         "copied_at": sa.func.coalesce(mine.copied_at, sa.literal(at(ended), mine.copied_at.type)),
-        # What came due since it began is still owed.
-        "due_at": sa.case((mine.due_at > begun, mine.due_at), else_=sa.null()),
-        "whole": sa.case((mine.due_at > begun, mine.whole), else_=sa.false()),
-        "allow_scope": sa.case((mine.due_at > begun, mine.allow_scope), else_=sa.false()),
+        "due_at": sa.case((owed, mine.due_at), else_=sa.null()),
+        "whole": sa.case((owed, mine.whole), else_=sa.false()),
+        "allow_scope": sa.case((owed, mine.allow_scope), else_=sa.false()),
         "outcome": outcome,
         "report": report,
     }
@@ -100,16 +110,17 @@ def remember(
 
 
 def fail(connection: Connection, corp_id: str, begun: int, due_at: int, report: Mapping[str, Any]) -> None:
-    """One could not begin; it is due again then."""
+    """One could not begin; it is due again then, or sooner where that came due since it began."""
+    mine = comparisons.c
     values = {
         "begun_at": at(begun),
         "ended_at": at(begun),
-        "due_at": due_at,
+        "due_at": sa.case((mine.due_at.between(begun + 1, due_at), mine.due_at), else_=due_at),
         "taken_until": 0,
         "outcome": "failed",
         "report": report,
     }
-    connection.execute(sa.update(comparisons).where(comparisons.c.corp_id == corp_id).values(values))
+    connection.execute(sa.update(comparisons).where(mine.corp_id == corp_id).values(values))
 
 
 def passed_over(connection: Connection, corp_id: str, begun: int) -> None:

@@ -54,7 +54,8 @@ def write_corp(draft: Draft, root: Entity, answer: Department | CorpName | Absen
         values = {"status": "dissolved", "deleted_at": row["deleted_at"] or draft.at}
     else:
         return
-    first = row["fetched_at"] is None and row["deleted_at"] is None and answer is not Absence.DISSOLVED
+    unseen = row["fetched_at"] is None and row["name"] is None and row["deleted_at"] is None
+    first = unseen and answer is not Absence.DISSOLVED
     after = {**row, **values}
     draft.log(root, "corp", root.corp_id, None if first else row, after)
     update(draft.tx, corps, [after])

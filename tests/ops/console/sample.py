@@ -86,4 +86,4 @@ def compare(store: Store, outcome: Outcome, stopped: Sequence[str] = ()) -> None
     report = Report(CORP, stopped=list(stopped)).as_dict()
     with store.writing() as sql:
         comparisons.know(sql, [CORP], now)
-        comparisons.remember(sql, CORP, now, now, outcome, None, report)
+        comparisons.remember(sql, CORP, now, now, outcome, None, report, whole=False, allow_scope=False)
