@@ -115,9 +115,9 @@ class Claimer(SimpleWorker, ABC):
         worker_registration.register(self)
         self.heartbeat()
 
-    def fail(self, claim: Claim, reason: str) -> None:
-        """Into RQ's failed registry, with the reason, where it can be requeued."""
-        log.error("given up", job=claim.job_id, queue=claim.queue, reason=reason.partition("\n")[0])
+    def fail(self, claim: Claim, reason: str, told: str | None = None) -> None:
+        """Into RQ's failed registry, with the reason, where it can be requeued; `told` is what the log has of that."""
+        log.error("given up", job=claim.job_id, queue=claim.queue, reason=told or reason.partition("\n")[0])
         with self.connection.pipeline() as pipeline:
             self.claims.drop(claim, pipeline)
             try:

@@ -394,15 +394,22 @@ def _verdict(
 
 
 def _postpone(draft: Draft, late: Mapping[Taken, ApiError], now: int) -> list[int]:
-    """Put off the reads that DingTalk did not answer; a throttle is no attempt."""
+    """Put off the reads that DingTalk did not answer; a throttle is no attempt.
+
+    What it refuses for good is tried on, as an app's rights may come back, but in nobody's way.
+    """
     first, most = RETRY_SECONDS
     times = {}
     for read, error in late.items():
         wait = error.wait if isinstance(error, Throttled) else min(most, first * 2 ** min(read.attempts, 20))
         times[read] = now + round(wait * SECOND)
-    for charged in (False, True):
-        group = {read: str(error) for read, error in late.items() if isinstance(error, Throttled) is not charged}
-        reads.postpone(draft.tx, group, times, charged)
+    for charged, lowered in ((False, False), (True, False), (True, True)):
+        group = {
+            read: str(error)
+            for read, error in late.items()
+            if isinstance(error, Throttled) is not charged and error.permanent is lowered
+        }
+        reads.postpone(draft.tx, group, times, charged, lowered)
     return list(times.values())
 
 

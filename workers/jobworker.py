@@ -79,10 +79,14 @@ class JobWorker(Claimer):
     def tick(self) -> None:
         """Beside a function that takes long, what waits behind it goes to others, and what was done is noted."""
         super().tick()
-        with self._telling:
-            while self._waiting:
-                self.claims.hand_back(self._waiting.pop().claim)
-        self._note_done()
+        # Where the turn is at it, a datastore that hangs must not hold up the lease.
+        if self._telling.acquire(blocking=False):
+            try:
+                while self._waiting:
+                    self.claims.hand_back(self._waiting.pop().claim)
+                self._tell_done()
+            finally:
+                self._telling.release()
 
     def _load(self, claims: Sequence[Claim]) -> Iterable[_Owed]:
         """What these jobs are called with; those that nothing is called for are told at once."""
@@ -134,7 +138,7 @@ class JobWorker(Claimer):
                 return  # RQ's, who was told twice to stop; `run` ends now and gives the job back
             attempts = claim.attempts + 1
             if attempts > job.retries:
-                self._give_up(owed, traceback.format_exc())
+                self._give_up(owed, traceback.format_exc(), type(error).__name__)
                 return
             seconds = RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1] * random.uniform(1.0, 1.25)  # noqa: S311
             log.warning(
@@ -147,20 +151,23 @@ class JobWorker(Claimer):
     def _note_done(self) -> None:
         """The rows first: should we die before Redis knows, their second coming finds nothing to do."""
         with self._telling:
-            done = list(self._done)
-            if not done:
-                return
-            with self._store.writing() as connection:
-                ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))
-            self.claims.finish([owed.claim for owed in done])
-            del self._done[: len(done)]
+            self._tell_done()
 
-    def _give_up(self, owed: _Owed, reason: str) -> None:
+    def _tell_done(self) -> None:
+        done = list(self._done)
+        if not done:
+            return
+        with self._store.writing() as connection:
+            ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))
+        self.claims.finish([owed.claim for owed in done])
+        del self._done[: len(done)]
+
+    def _give_up(self, owed: _Owed, reason: str, told: str | None = None) -> None:
         """Only a person starts it again, from RQ's failed registry."""
         with self._store.writing() as connection:
             failed = sa.update(outbox).where(outbox.c.id == owed.outbox_id).values(failed_at=datetime.now(UTC))
             connection.execute(failed)
-        self.fail(owed.claim, reason)
+        self.fail(owed.claim, reason, told)
 
 
 def _read(claim: Claim) -> int:

@@ -191,6 +191,24 @@ class TestTogether:
         assert [event.id for event in shop.called] == ["e0", "e1", "e2", "e3"]
         assert shop.owed() == []
 
+    def test_while_the_datastore_takes_its_time_the_lease_is_renewed(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        finish_jobs, ended = ledger.finish_jobs, list[bool]()
+
+        def slowly(*arguments: Any) -> None:
+            beside = threading.Thread(target=worker.tick)
+            beside.start()
+            beside.join(10)
+            ended.append(not beside.is_alive())
+            finish_jobs(*arguments)
+
+        worker = warm(shop, shop.keep)
+        shop.happen(an_event(users=["u1"]))
+        monkeypatch.setattr(ledger, "finish_jobs", slowly)
+        worker.turn()
+        assert (ended, shop.owed()) == ([True], [])
+
     def test_one_that_raises_leaves_the_others_done(self, shop: Shop) -> None:
         worker = warm(shop, shop.keep)
         shop.desk.registry.on("user_add_org")(failing(shop, ValueError("once")))

@@ -136,6 +136,16 @@ def test_a_read_that_was_asked_for_anew_is_not_put_off_by_the_old_one(desk: Desk
     assert (row["due_at"], row["attempts"], row["error"]) == (60, 0, None)
 
 
+def test_what_is_refused_for_good_is_tried_on_behind_events(desk: Desk) -> None:
+    schedule(desk, Due(U1, 1, "echo", "e1"))
+    (read,) = take(desk, 50)
+    with desk.store.writing() as connection:
+        reads.postpone(connection, {read: "no permission"}, {read: 70}, charged=True, lowered=True)
+        assert reads.take(connection, 70, 9, Priority.EVENT) == []
+        assert names(reads.take(connection, 70, 9, Priority.HEAL)) == ["u1"]
+    assert desk.row(tables.reads)["event_id"] == "e1"
+
+
 @pytest.mark.parametrize(("charged", "attempts"), [(True, 1), (False, 0)])
 def test_a_read_that_was_put_off_says_why(desk: Desk, charged: bool, attempts: int) -> None:
     schedule(desk, Due(U1, 1, "echo"))

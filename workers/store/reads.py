@@ -198,8 +198,14 @@ def drop(connection: Connection, corp_id: str) -> None:
     connection.execute(sa.delete(reads).where(reads.c.corp_id == corp_id))
 
 
-def postpone(connection: Connection, failed: Mapping[Taken, str], due_at: Mapping[Taken, int], charged: bool) -> None:
-    """Put these reads off, each with the reason; `charged` counts an attempt."""
+def postpone(
+    connection: Connection,
+    failed: Mapping[Taken, str],
+    due_at: Mapping[Taken, int],
+    charged: bool,
+    lowered: bool = False,
+) -> None:
+    """Put these reads off, each with the reason; `charged` counts an attempt, `lowered` lets events go first."""
     if not failed:
         return
     statement = (
@@ -209,6 +215,10 @@ def postpone(connection: Connection, failed: Mapping[Taken, str], due_at: Mappin
             due_at=sa.bindparam("new_due_at"),
             error=sa.bindparam("new_error"),
             attempts=reads.c.attempts + int(charged),
+            priority=sa.case(
+                (sa.and_(sa.literal(lowered), reads.c.priority < int(Priority.HEAL)), int(Priority.HEAL)),
+                else_=reads.c.priority,
+            ),
             taken_until=0,
         )
     )
