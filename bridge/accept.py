@@ -71,6 +71,7 @@ class Acceptor:
     """The one way in for every event, whether pushed, drained, pulled or replayed."""
 
     def __init__(self, connection: redis.Redis) -> None:
+        self._pool = connection.connection_pool
         self._script = connection.register_script(_ACCEPT)
 
     def accept(self, batch: Sequence[Event], *, again: bool = False) -> list[bool]:
@@ -86,5 +87,9 @@ class Acceptor:
         try:
             fresh = self._script(keys=[QUEUES_KEY, WAKE_PREFIX, ACCEPTED_KEY, LAST_KEY], args=arguments)
         except redis.RedisError as error:
+            # As queues.connect wants it of a master that has become a replica: before Redis 7 the script's error only
+            # quotes that it has.
+            if "-READONLY" in str(error):
+                self._pool.disconnect(inuse_connections=False)
             raise NotDurable(f"Redis did not take the event: {type(error).__name__}") from error
         return [bool(flag) for flag in fresh]

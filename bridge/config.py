@@ -6,7 +6,7 @@ import zoneinfo
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 import yaml
@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
 from bridge.crypto import Key
 from bridge.errors import ConfigError, UnknownApp
@@ -37,9 +38,12 @@ OVERRIDES: Mapping[str, tuple[str, str]] = {
 DEFAULT_PORTS: Mapping[str, int] = {"serve": 8000, "console": 8001, "simulate": 8002}
 
 _NO_ENCRYPTION_KEY = "encryption_key: is missing; suites need it to seal permanent codes at rest"
-_TWO_ANYWHERE = "apps: of the apps with an app_key only one may leave corp_id out"
+# A token is of one organisation; without its corp_id it would be taken for everybody's.
+_NO_CORP_ID = "apps: corp_id is missing in an app with an app_key; it may be left out only where there is no other app"
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+#: Options of a Redis URL that are texts; redis-py knows the type of others.
+_TEXT_OPTION = re.compile("username|password|client_name|ssl_[a-z_]+")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 _DATASTORE_SCHEMES = ("sqlite:///", "postgresql+psycopg://")
 
@@ -60,7 +64,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _redis_urls(url: str) -> list[str]:
+def redis_urls(url: str) -> list[str]:
     """The URLs that there are to check: of sentinels one for each host."""
     if url == "embedded":
         return []
@@ -82,9 +86,13 @@ def _check_redis_url(url: str) -> None:
     if not parts.scheme.startswith("unix") and not re.fullmatch("/?[0-9]*/?", parts.path):
         raise ValueError("names a database that is no number, as redis://host:6379/0")
     try:
+        if not all(
+            name in URL_QUERY_ARGUMENT_PARSERS or _TEXT_OPTION.fullmatch(name) for name in parse_qs(parts.query)
+        ):
+            raise ValueError  # redis-py would take its text as it stands, whatever it needs, and fail later
         redis.ConnectionPool.from_url(url).make_connection()  # it is not connected yet
-    except (ValueError, TypeError):
-        raise ValueError("has an option behind the ? that redis-py does not know, or with a wrong value") from None
+    except (ValueError, TypeError, redis.RedisError):
+        raise ValueError("has an option behind the ? that does not belong there, or one with a wrong value") from None
 
 
 class _Section(BaseModel):
@@ -102,7 +110,7 @@ class RedisConfig(_Section):
     def _known_scheme(cls, url: str) -> str:
         if url != "embedded" and not url.startswith(_REDIS_SCHEMES):
             raise ValueError(f"is neither embedded nor one of {', '.join(_REDIS_SCHEMES)}…")
-        for each in _redis_urls(url):
+        for each in redis_urls(url):
             _check_redis_url(each)
         return url
 
@@ -210,8 +218,8 @@ class Config(_Section):
         names = [app.name for app in self.apps]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"apps: two apps are named {', '.join(twice)}")
-        if len([app for app in self.apps if app.reads and not app.corp_id]) > 1:
-            raise ValueError(_TWO_ANYWHERE)
+        if len(self.apps) > 1 and any(app.reads and not app.corp_id for app in self.apps):
+            raise ValueError(_NO_CORP_ID)
         if self.encryption_key is None and any(app.kind == "suite" and app.suite_key for app in self.apps):
             raise ValueError(_NO_ENCRYPTION_KEY)
         return self
@@ -233,8 +241,11 @@ class Config(_Section):
 
         `let_in`: the keys of the suites that the corp has authorised.
         """
-        own = [app for app in self.apps if (app.reads and app.corp_id == corp_id) or app.suite_key in let_in]
-        return next(iter(own or [app for app in self.apps if app.reads and app.corp_id is None]), None)
+        for app in self.apps:
+            # Who names no corp is alone, and works for the one that it is in.
+            if (app.reads and app.corp_id in (corp_id, None)) or app.suite_key in let_in:
+                return app
+        return None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Config:
@@ -356,8 +367,9 @@ def _faults_between(data: Mapping[str, Any]) -> Iterator[str]:
     suites = [app for app in apps if app.get("kind") == "suite" and app.get("suite_key")]
     if suites and data.get("encryption_key") is None:
         yield _NO_ENCRYPTION_KEY
-    if sum(app.get("kind") == "internal" and bool(app.get("app_key")) and not app.get("corp_id") for app in apps) > 1:
-        yield _TWO_ANYWHERE
+    reading = [app for app in apps if app.get("kind") == "internal" and app.get("app_key")]
+    if len(apps) > 1 and not all(app.get("corp_id") for app in reading):
+        yield _NO_CORP_ID
     names = [str(app["name"]) for app in apps if app.get("name")]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"apps: two apps are named {', '.join(twice)}"

@@ -22,6 +22,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bridge import python
 from bridge.errors import RedisUnusable
 
 try:
@@ -101,7 +102,7 @@ def _begin(var: Path) -> None:
     program()  # raises where there is none
     with (folder(var) / "keeper.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "bridge.embedded", str(var.resolve())],
+            python.command("bridge.embedded", str(var.resolve())),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -108,11 +108,20 @@ class Intake:
         self._spool.close()
 
     def _run(self) -> None:
+        """Until told to stop, whatever happens: nobody else finds out that Redis is back."""
+        while not self._stopping.is_set():
+            try:
+                self._look_and_drain()
+            except Exception:
+                log.exception("the drainer failed; it goes on")
+                self._stopping.wait(LOOK_SECONDS)
+
+    def _look_and_drain(self) -> None:
         while not self._stopping.is_set():
             if self._away.is_set():
                 if self._answers():
-                    log.info("Redis is back")
                     self._away.clear()
+                    log.info("Redis is back")
                 else:
                     self._stopping.wait(PROBE_SECONDS)
                     continue

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,9 +25,13 @@ MAX_TEXT = 255
 _MAX_TIME = 32_503_680_000_000
 #: A JSON escape: a whole surrogate pair, half of one (the group), or any other.
 _ESCAPE = re.compile(rb"(?is)\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
-#: A permanent code in a message, or in JSON text within one, however deep: its field with the quotes, then the value,
-#: up to a quote that is no deeper than its own.
-_PERMANENT_CODE = re.compile(rb'(permanent_?code\\*"\s*:\s*(\\*)")(?:[^"\\]|\2\\+"|\\+(?!["\\]))*', re.IGNORECASE)
+#: Layers of JSON text within JSON text in which codes are looked for; DingTalk's have two. Each may double the length.
+MAX_LAYERS = 4
+#: A JSON string from its first character on: what is in it, and its end, at which it may be broken off.
+_REST_OF_STRING = r'([^"\\]*+(?:\\.[^"\\]*+)*+)("|\\?\Z)'
+_STRING = re.compile(f'(?s)"{_REST_OF_STRING}')
+#: A permanent code, from the end of its field's name on; in JSON, but not in a string of it.
+_PERMANENT_CODE = re.compile(rf'(?is)(permanent_?code\s*"\s*:\s*"){_REST_OF_STRING}')
 
 #: Checks of a suite's URL, which carry a `Random`.
 SUITE_CHECK_EVENTS = frozenset({"check_create_suite_url", "check_update_suite_url"})
@@ -64,14 +69,41 @@ class Row(NamedTuple):
 
 
 def without_codes(message: bytes) -> bytes:
-    """The message without the permanent codes that pushed rows still carry (KB-E/0350): none lies anywhere in clear."""
-    return _PERMANENT_CODE.sub(rb"\1", message)
+    """The message without the permanent codes that pushed rows still carry (KB-E/0350): none lies anywhere in clear.
+
+    Also in JSON text within it; all else stays as it is written, but for text that may hold one beyond MAX_LAYERS.
+    """
+    if b"permanent" not in message.lower():
+        return message
+    return _without_codes(message.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def _without_codes(text: str, layers: int = MAX_LAYERS) -> str:
+    return _STRING.sub(partial(_inside_without_codes, layers), _PERMANENT_CODE.sub(r"\1\3", text))
+
+
+def _inside_without_codes(layers: int, string: re.Match[str]) -> str:
+    """A JSON string, whose text may be JSON itself; of other text only what looks like a code goes."""
+    inside, end = string.groups()
+    if "\\" not in inside or "permanent" not in inside.lower():
+        return string[0]  # a field's name has quotes
+    try:
+        text = json.loads(f'"{inside}"', strict=False) if layers else None
+    except ValueError:
+        text = None
+    if text is None:
+        return f'"{end}'  # nobody could read it
+    found = _without_codes(text, layers - 1)
+    return string[0] if found == text else f"{json.dumps(found)[:-1]}{end}"
 
 
 def told(event: Event) -> dict[str, Any]:
     """What an event's payload says, keys in lower case; of a pushed row what its biz_data says."""
-    row = pushed_row(event)
-    return _fold(_object(bytes(event.payload))) if row is None else row.data
+    if (row := pushed_row(event)) is not None:
+        return row.data
+    fields = _fold(_object(bytes(event.payload)))
+    tag = _tag(fields)
+    return fields if tag is None else _said(fields, _item_data(fields, tag))
 
 
 def pushed_row(event: Event) -> Row | None:
@@ -123,21 +155,38 @@ def parse_failed_item(item: Any, app: str, app_corp_id: str | None) -> tuple[Eve
         raise MalformedCallback("the item is no JSON object")
     _measure(body)
     fields = _fold(body)
-    given = fields.get("call_back_tag")
-    tag = _text(given) if isinstance(given, str) else None
+    tag = _tag(fields)
     if tag is None:
         raise MalformedCallback("the item has no call_back_tag")
-    layers = [fields]
-    for name in (tag.lower(), *_ITEM_DATA):
-        if (data := _embedded(fields.get(name))) is not None:
-            layers.append(_fold(data))
-            if "eventtype" in layers[-1]:
-                return parse(_encode(data), app, app_corp_id, "failed_list").events
-    for name in _ITEM_INNER:
-        layers += [_fold(data) for layer in layers if (data := _embedded(layer.get(name))) is not None]
-    told = {name: value for layer in reversed(layers) for name, value in layer.items() if value not in (None, "", [])}
+    inner = _item_data(fields, tag)
+    whole = [data for data in inner if "eventtype" in _fold(data)]
+    if tag in PUSH_EVENTS:
+        whole += [{"EventType": tag} | data for data in (body, *inner) if "bizdata" in _fold(data)]
+    if whole:
+        return parse(_encode(whole[0]), app, app_corp_id, "failed_list").events
+    told = _said(fields, inner)
     told.setdefault("eventtime", told.get("event_time"))
     return (_event(body, told, tag, _encode(body), app, app_corp_id, "failed_list"),)
+
+
+def _tag(fields: Mapping[str, Any]) -> str | None:
+    """The type that an item of the failed list names; None for what is no such item."""
+    given = fields.get("call_back_tag")
+    return _text(given) if isinstance(given, str) else None
+
+
+def _item_data(fields: Mapping[str, Any], tag: str) -> list[dict[str, Any]]:
+    """What an item holds of its callback, in each place where it may stand."""
+    found = (_embedded(fields.get(name)) for name in (tag.lower(), *_ITEM_DATA))
+    return [data for data in found if data is not None]
+
+
+def _said(fields: dict[str, Any], inner: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """All that an item says, from the outside in; the first that says anything wins."""
+    layers = [fields, *map(_fold, inner)]
+    for name in _ITEM_INNER:
+        layers += [_fold(data) for layer in layers if (data := _embedded(layer.get(name))) is not None]
+    return {name: value for layer in reversed(layers) for name, value in layer.items() if value not in (None, "", [])}
 
 
 def _embedded(value: Any) -> dict[str, Any] | None:

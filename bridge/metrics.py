@@ -1,10 +1,12 @@
 """What Prometheus sees of the receiver, all gunicorn workers of this host added up."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from bridge import events, messages
@@ -13,12 +15,18 @@ from bridge import events, messages
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 #: The variable by which prometheus_client shares counters between processes.
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: Bytes that all counters of an app take at most in a process's file, rounded up; of no app and of the histogram too.
+ROOM = 64 << 10
+
+log = structlog.get_logger()
 
 
 class Metrics:
     """Counters of one receiver process. Labels hold app names and event types, never ids of people."""
 
-    def __init__(self) -> None:
+    def __init__(self, apps: int = 1) -> None:
+        """`apps`: of how many apps callbacks are counted."""
+        self._shared = MULTIPROCESS_VARIABLE in os.environ and _make_room(apps)
         registry = CollectorRegistry()
         self.events = Counter(
             "dingbridge_events_total",
@@ -55,11 +63,30 @@ class Metrics:
 
     def render(self) -> bytes:
         """Prometheus' text format, for this host when gunicorn's workers share their counters."""
-        collect: Callable[[], CollectorRegistry] = _all_processes if MULTIPROCESS_VARIABLE in os.environ else self._own
-        return generate_latest(collect())
+        return generate_latest(_all_processes() if self._shared else self._registry)
 
-    def _own(self) -> CollectorRegistry:
-        return self._registry
+
+def _make_room(apps: int) -> bool:
+    """Whether the files by which this process shares its counters have all their room; without, it counts for itself.
+
+    prometheus_client maps files with holes into memory: who writes where the disk has no room left is killed.
+    """
+    folder = Path(os.environ[MULTIPROCESS_VARIABLE])
+    sizes = {"counter": ROOM * (1 + apps), "histogram": ROOM}
+    files = {folder / f"{kind}_{os.getpid()}.db": size for kind, size in sizes.items()}
+    try:
+        for path, size in files.items():
+            with path.open("ab") as file:  # another process of this number may have left it
+                file.write(bytes(max(0, size - file.tell())))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            for path in files:
+                path.unlink(missing_ok=True)
+        values.ValueClass = values.MutexValue
+        reason = os.strerror(error.errno or 0).lower()
+        log.warning("the metrics are those of one process at a time", folder=str(folder), reason=reason)
+        return False
+    return True
 
 
 def _all_processes() -> CollectorRegistry:

@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import parse_url
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from bridge import config as configuration
 from bridge import embedded, events
 from bridge.config import Config
 from bridge.events import Event
@@ -64,41 +67,48 @@ class Patience(Enum):
 
 
 def connect(config: Config, patience: Patience) -> redis.Redis:
-    """A client for the configured Redis; starts the embedded one. Raises RedisUnusable."""
+    """A client for the configured Redis; starts the embedded one. Raises RedisUnusable.
+
+    The patience wins over what the URL says.
+    """
     connect_seconds, read_seconds, retries = patience.value
     backoff = ExponentialBackoff(cap=1.0, base=0.05) if retries else NoBackoff()
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_seconds,
         "socket_timeout": read_seconds,
         "retry": Retry(backoff, retries),
+        # A master that has become a replica keeps its connections, while its name leads to another: they are dropped.
+        "retry_on_error": [redis.ReadOnlyError],
+        # With them a server in maintenance may take ten seconds for each answer.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     url = config.redis.url
     if url == "embedded":
         return redis.Redis(unix_socket_path=str(embedded.ensure(config.var)), **options)
     if url.startswith("redis+sentinel://"):
         return _sentinel(url, options)
-    return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_pool(redis.ConnectionPool(**(_parsed(url) | options)))
 
 
 def _sentinel(url: str, options: Mapping[str, Any]) -> redis.Redis:
     """`redis+sentinel://[user:password@]host:port,host:port/service/db[?option=value]`"""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    addresses = [urlsplit(f"//{host}") for host in hosts.split(",")]
-    extra = dict(parse_qsl(parts.query))
-    if password:
-        extra |= {"username": unquote(user) or "default", "password": unquote(password)}
+    service = urlsplit(url).path.strip("/").partition("/")[0]
+    given = [_parsed(each) for each in configuration.redis_urls(url)]
+    addresses = [(one.pop("host", "localhost"), one.pop("port", SENTINEL_PORT)) for one in given]
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        [(address.hostname, address.port or SENTINEL_PORT) for address in addresses],
+        addresses,
         # Without these a sentinel that is away holds the caller up for seconds.
         sentinel_kwargs={**options, "socket_timeout": min(options["socket_timeout"], SENTINEL_SECONDS)},
     )
     client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
-        service or "mymaster", db=int(database or 0), **options, **extra
+        service or "mymaster", **{**given[0], **options}
     )
     return client
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """A Redis URL's parts and options, each of its own type."""
+    return dict(parse_url(url))  # type: ignore[no-untyped-call]
 
 
 def show_queues(connection: redis.Redis) -> None:

@@ -23,7 +23,7 @@ def create_receiver(config: Config, connection: redis.Redis) -> Flask:
         hops = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)  # type: ignore[method-assign]
     apps = [App(app_config) for app_config in config.apps]
-    intake, metrics = Intake(connection, Spool(config.var / "spool")), Metrics()
+    intake, metrics = Intake(connection, Spool(config.var / "spool")), Metrics(len(apps))
     refusals = Refusals(metrics)
     app.wsgi_app = Callbacks(apps, intake, metrics, refusals, app.wsgi_app)  # type: ignore[method-assign]
     for target in apps:

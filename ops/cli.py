@@ -5,6 +5,7 @@ from importlib import import_module
 
 import click
 
+from ops import logs
 from ops.verbs.base import guarded
 
 #: Where each verb stands. It is loaded when it is called: all of them together take a second.
@@ -35,6 +36,11 @@ VERBS = {
 class Verbs(click.Group):
     """Finds the verbs by their names."""
 
+    @guarded
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        " ".join(args).encode()  # gunicorn, which some verbs import, would end with a traceback
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(VERBS)
 
@@ -47,9 +53,11 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dingbridge")
 @click.option("--demo", "of_demo", is_flag=True, help="Speak to what `dingbridge run --demo` runs in this folder.")
+@click.pass_context
 @guarded
-def main(of_demo: bool) -> None:
+def main(ctx: click.Context, of_demo: bool) -> None:
     """Keep a local copy of a company's DingTalk organisation true, and hand every change to your jobs."""
+    logs.configure(ctx.invoked_subcommand or "")
     if of_demo:
         from ops import demo
 

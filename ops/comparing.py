@@ -1,7 +1,7 @@
 """`dingbridge drift` and `dingbridge heal`: what they do, and what they show."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Healed(NamedTuple):
 
 
 def look(parts: Parts, corp_id: str, whole: bool, tell: Tell) -> Looked:
-    """Compare one corp without writing. Raises ApiError, RedisError."""
+    """Compare one corp without writing. Raises BridgeError where it cannot be read, RedisError."""
     reader, limits = _client(parts, corp_id), parts.config.heal
     drift = Drift(parts.connection, parts.refresher, reader, corp_id, limits, whole=whole)
     for step in drift.run():
@@ -82,7 +82,7 @@ def heal(parts: Parts, comparison: Comparison, tell: Tell) -> Healed:
 
 
 def comparison(parts: Parts, corp_id: str, whole: bool, allow_removals: bool, allow_scope: bool) -> Comparison:
-    """The comparison that `heal` begins with."""
+    """The comparison that `heal` begins with. Raises BridgeError where no app can read the corp."""
     reader, limits = _client(parts, corp_id), parts.config.heal
     return Comparison(
         parts.store, parts.clock, reader, corp_id, limits,
@@ -90,13 +90,14 @@ def comparison(parts: Parts, corp_id: str, whole: bool, allow_removals: bool, al
     )  # fmt: skip
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
+def print_findings(looked: Looked) -> None:
     """A table for people, and a line that sums it up. It shows people's data: it is for whoever asked."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = TABLE_WIDTH
+    findings = looked.findings
     if not findings:
-        console.print("no difference")
+        console.print("not all could be compared" if looked.faults else "no difference")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("entity", "id", "field", "here", "at DingTalk", "since", "likely cause"):

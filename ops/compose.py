@@ -26,7 +26,7 @@ from workers.recover import Recovery, Source
 from workers.refresh import Refresher
 from workers.registry import Registry
 from workers.store import migrate
-from workers.store.engine import Store, open_store
+from workers.store.engine import CONNECT_SECONDS, Store, open_store
 from workers.store.suites import letting_in, ticket_of
 from workers.suiteapi import Suite
 from workers.suites import Done, Suites
@@ -79,9 +79,9 @@ def open_parts(config: Config, observe: Observe | None = None) -> Parts:
 
 
 @contextmanager
-def migrated(config: Config) -> Iterator[Store]:
-    """The datastore alone, open while this lasts. Raises DatastoreOutdated."""
-    store = open_store(config.datastore.url)
+def migrated(config: Config, connect_seconds: int = CONNECT_SECONDS) -> Iterator[Store]:
+    """The datastore alone, open while this lasts; the patience is that of `open_store`. Raises DatastoreOutdated."""
+    store = open_store(config.datastore.url, connect_seconds)
     try:
         migrate.check(store)
         yield store

@@ -7,16 +7,24 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from bridge import config as configuration
+from bridge.errors import ConfigError
+from ops.web import bind_address
 from workers.store.engine import Store
 from workers.store.tables import changes, events
 
 #: What listens, from PORT upwards.
 PORTS = ("serve", "console", "simulate")
+#: Environment variables by which another terminal finds the same demonstration.
+PLACE = ("BRIDGE_CONFIG", "BRIDGE_VAR", "PORT")
+#: Parts of config.yaml where `${…}` stands for a secret, or a name that only DingTalk gives; others have to be set.
+SECRETS = ("apps", "console", "encryption_key")
 #: People in the demonstration's organisation, and changes a second.
 USERS = 60
 PER_SECOND = 0.7
@@ -27,25 +35,57 @@ LOOK_SECONDS = 0.3
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with the simulator's address, whatever config.yaml says, and a made-up secret for each that is not set.
+    """`environ` with stores of the demonstration's own under `var`, and the simulator's address, whatever it says.
 
-    They are kept under `var` for the next time.
+    Each secret of config.yaml that is not set is made up, and kept under `var` for the next time. Raises ConfigError.
     """
-    path = Path(environ.get("BRIDGE_CONFIG") or configuration.DEFAULT_FILE)
-    data = configuration.read_file(path)
-    wanted = {name for _, name in configuration.references(data) if not name.startswith("file:")}
-    missing = sorted(wanted - environ.keys())
-    kept = Path(environ.get("BRIDGE_VAR") or str(data.get("var", "var"))) / "demo-secrets.json"
-    made_up: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    data = configuration.read_file(Path(environ.get("BRIDGE_CONFIG") or configuration.DEFAULT_FILE))
+    var = _var(data, environ)
+    port = configuration.port("serve", environ) + PORTS.index("simulate")
+    given = dict(environ)
+    given |= {"BRIDGE_VAR": str(var), "REDIS_URL": "embedded", "DATABASE_URL": f"sqlite:///{var}/dingbridge.db"}
+    given |= {"DINGTALK_API": f"http://127.0.0.1:{port}"}
+    given |= _made_up(data, environ, var / "demo-secrets.json")
+    return given | {"DINGTALK_API": f"http://{address(configuration.load(given).listen, port)}"}
+
+
+def address(listen: str, port: int) -> str:
+    """Where this machine reaches what listens there."""
+    return bind_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen), port)  # noqa: S104 - compared only
+
+
+def _var(data: Mapping[str, Any], environ: Mapping[str, str]) -> Path:
+    """The folder; the default one where config.yaml refers to what is not set."""
+    if given := environ.get("BRIDGE_VAR"):
+        return Path(given)
+    found = str(data.get("var") or "var")
+    for _, name in configuration.references(found):
+        if not environ.get(name):
+            return Path("var")
+        found = found.replace(f"${{{name}}}", environ[name])
+    return Path(found)
+
+
+def _made_up(data: Mapping[str, Any], environ: Mapping[str, str], kept: Path) -> dict[str, str]:
+    """A value for each secret that is not set. Raises ConfigError where those of the last time cannot be read."""
+    wanted = {name for place, name in configuration.references(data) if place.startswith(SECRETS)}
+    missing = sorted(name for name in wanted - environ.keys() if not name.startswith("file:"))
+    if not missing:
+        return {}
+    try:
+        known = msgspec.json.decode(kept.read_bytes(), type=dict[str, str]) if kept.exists() else {}
+    except (OSError, msgspec.DecodeError):
+        raise ConfigError([f"{kept}: cannot be read; delete it, and other secrets are made up"]) from None
     alphabet = string.ascii_letters + string.digits
-    for name in missing:
-        made_up.setdefault(name, "".join(secrets.choice(alphabet) for _ in range(SECRET_LENGTH)))
-    if missing:
+    made = {name: "".join(secrets.choice(alphabet) for _ in range(SECRET_LENGTH)) for name in missing}
+    found = {name: known.get(name, made[name]) for name in missing}
+    if found.keys() - known.keys():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.touch(mode=0o600)
-        kept.write_text(json.dumps(made_up, indent=1))
-    api = f"http://127.0.0.1:{configuration.port('serve', environ) + PORTS.index('simulate')}"
-    return {**environ, **{name: made_up[name] for name in missing}, "DINGTALK_API": api}
+        nascent = kept.with_suffix(".new")
+        nascent.touch(mode=0o600)
+        nascent.write_text(json.dumps(known | found, indent=1))
+        nascent.replace(kept)  # whoever is killed meanwhile leaves no half of it
+    return found
 
 
 def happenings(store: Store, stopping: threading.Event) -> Iterator[str]:

@@ -5,7 +5,8 @@ notes that, and here it is told.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,21 +20,26 @@ from bridge.errors import BridgeError
 from bridge.queues import Patience
 from bridge.verdicts import Noted, Verdict, Verdicts
 from ops import envelopes
-from ops.compose import Clients
+from ops.compose import Clients, migrated
 from ops.console import backlog
 from ops.errors import NoAnswer
 from ops.registering import same_keys
+from ops.userjobs import owing_queues
+from workers import jobs
 from workers.clock import LEADER_KEY
 from workers.dingtalk import DingTalk
-from workers.errors import ApiError, Gone, Hidden, SealBroken, TicketStale
+from workers.errors import ApiError, DatastoreOutdated, Gone, Hidden, JobsModuleMissing, SealBroken, TicketStale
 from workers.moment import SECOND
 from workers.sealing import Seal
 from workers.shapes import Scope
-from workers.store import migrate, suites
-from workers.store.engine import Store, open_store
+from workers.store import suites
+from workers.store.engine import Store
 
 State = Literal["ok", "fault", "warning", "skipped"]
 
+#: Seconds for the datastore to take a connection.
+CONNECT_SECONDS = 2
+_SQLITE = "sqlite:///"
 #: Kinds of file systems that end with their host or container.
 _THROW_AWAY = frozenset({"tmpfs", "ramfs", "overlay", "aufs"})
 #: What is wrong where callbacks are refused, and the mend.
@@ -61,26 +67,31 @@ class Finding(NamedTuple):
 def examine(config: Config, receiver: str) -> Iterator[Finding]:
     """Every check in its order, from this host outwards; `receiver` is the base address that callbacks come to."""
     yield _spool(config.var)
-    connection = queues.connect(config, Patience.CONSOLE)
-    reachable = True
-    for finding in _redis(connection, config):
-        reachable = reachable and finding.check != "address"
-        yield finding
-    store = open_store(config.datastore.url, connect_seconds=2)
-    sound = _datastore(store)
-    yield sound
-    if reachable:
-        yield from _processes(connection)
-    for app in config.apps:
-        yield _owner_keys(app)
-        yield _address(app, receiver)
-        if not reachable:
-            yield Finding(app.name, "callbacks", "skipped", "Redis knows how they fared, and it does not answer")
-            continue
-        yield from _callbacks(app, Verdicts(connection).read(app.name))
-        if sound.state == "ok":
-            yield from _api(config, app, Clients(config, connection, store), store)
-    store.close()
+    yield from _modules(config)
+    connection: redis.Redis | None = None
+    if config.redis.url == "embedded" and not config.var.exists():
+        # To ask it would be to start it.
+        yield Finding("redis", "address", "skipped", "the embedded one has not run yet; what needs it starts it")
+    else:
+        connection = queues.connect(config, Patience.CONSOLE)
+        for finding in _redis(connection, config):
+            if finding.check == "address":
+                connection = None
+            yield finding
+    with ExitStack() as stack:
+        store, sound = _datastore(config, stack)
+        yield sound
+        if connection is not None:
+            yield from _processes(connection, store)
+        for app in config.apps:
+            yield _owner_keys(app)
+            yield _address(app, receiver)
+            if connection is None:
+                yield Finding(app.name, "callbacks", "skipped", "Redis knows how they fared, and it does not answer")
+                continue
+            yield from _callbacks(app, Verdicts(connection).read(app.name))
+            if store is not None:
+                yield from _api(config, app, Clients(config, connection, store), store)
 
 
 def _spool(var: Path) -> Finding:
@@ -122,28 +133,59 @@ def _redis(connection: redis.Redis, config: Config) -> Iterator[Finding]:
         yield Finding("redis", "setting", "ok", "it keeps what it has accepted")
 
 
-def _datastore(store: Store) -> Finding:
+def _modules(config: Config) -> Iterator[Finding]:
+    """Whether the modules of `jobs:` can be imported, each by itself."""
+    for name in config.jobs:
+        try:
+            jobs.load_registry(config.model_copy(update={"jobs": [name]}))
+        except JobsModuleMissing as error:
+            text = error.faults[0].partition(": ")[2]
+            yield Finding("jobs", "module", "fault", text, "mend it, or take it out of `jobs:`")
+        else:
+            yield Finding("jobs", "module", "ok", f"{name} can be imported")
+
+
+def _datastore(config: Config, stack: ExitStack) -> tuple[Store | None, Finding]:
+    """The datastore, where it can be asked; open as long as `stack` is. A file that is not there is not made."""
+    url = config.datastore.url
     try:
-        migrate.check(store)
-    except BridgeError as error:
-        return Finding("datastore", "tables", "fault", str(error).partition(":")[0], "run `dingbridge migrate`")
+        if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE).partition("?")[0]).exists():
+            raise DatastoreOutdated
+        store = stack.enter_context(migrated(config, CONNECT_SECONDS))
+    except DatastoreOutdated as error:
+        text, mend = str(error).partition(":")[0], "run `dingbridge migrate`"
+        return None, Finding("datastore", "tables", "fault", text, mend)
     except DBAPIError as error:
-        line = str(error.orig).partition("\n")[0]
-        return Finding("datastore", "address", "fault", f"it does not answer: {line}", "start it, or set datastore.url")
-    return Finding("datastore", "tables", "ok", "they are those of this version")
+        line, mend = str(error.orig).partition("\n")[0], "start it, or set datastore.url"
+        return None, Finding("datastore", "address", "fault", f"it does not answer: {line}", mend)
+    except BridgeError as error:
+        text, _, mend = str(error).partition(": ")
+        return None, Finding("datastore", "address", "fault", text, mend)
+    return store, Finding("datastore", "tables", "ok", "they are those of this version")
 
 
-def _processes(connection: redis.Redis) -> Iterator[Finding]:
+def _processes(connection: redis.Redis, store: Store | None) -> Iterator[Finding]:
     served = {name for worker in backlog.observe(connection).workers if worker.alive for name in worker.queues}
     if missing := [name for name in events.queue_names() if name not in served]:
         what = "no worker is alive" if len(missing) == len(events.queue_names()) else f"nobody serves {missing[0]}"
         yield Finding("work", "process", "warning", what, "start `dingbridge work`")
     else:
         yield Finding("work", "process", "ok", "every event queue is served")
+    for queue, count in _owing(store).items():
+        if count and queue not in served:
+            text = f"{count} jobs are owed on the queue {queue}, which nobody serves"
+            yield Finding("jobs", "process", "warning", text, f"start `dingbridge jobs {queue}`")
     if connection.exists(LEADER_KEY):
         yield Finding("clock", "process", "ok", "a clock leads")
     else:
         yield Finding("clock", "process", "warning", "no clock leads", "start `dingbridge clock`")
+
+
+def _owing(store: Store | None) -> Mapping[str, int]:
+    if store is None:
+        return {}
+    with store.reading() as sql:
+        return owing_queues(sql)
 
 
 def _owner_keys(app: AppConfig) -> Finding:

@@ -1,5 +1,6 @@
 """How every process of ours writes what happens: one line each, to standard error."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -8,6 +9,17 @@ import structlog
 
 #: Set by `dingbridge run`, which puts time and process before each line itself.
 SUPERVISED_VARIABLE = "DINGBRIDGE_SUPERVISED"
+
+
+class Lines(structlog.PrintLogger):
+    """A line that nobody takes, as a full disk or a closed pipe, is lost; what it tells of goes on."""
+
+    def msg(self, message: str) -> None:
+        """Print it where it can be."""
+        with contextlib.suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warning = error = critical = exception = msg
 
 
 def configure(process: str) -> None:
@@ -27,7 +39,7 @@ def configure(process: str) -> None:
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
     if not supervised:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
+from ops.registering import is_address
 from workers.replay import Named
 
 #: Ids beyond this are none: they are 64-bit numbers.
@@ -22,6 +23,18 @@ class Time(click.ParamType[datetime]):
         except (ValueError, OverflowError):
             fault = f"{value} is no time: write 2026-01-31 or 2026-01-31T08:30, with +08:00 if it is not UTC"
             raise click.BadParameter(fault, ctx, param) from None
+
+
+class Address(click.ParamType[str]):
+    """Where something of ours answers: `http://host:port`, or with https and a path."""
+
+    name = "url"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_address(str(value)):
+            # It may hold a password.
+            raise click.BadParameter("it is no address: write http://host:port, or https://host", ctx, param)
+        return str(value)
 
 
 class EntityName(click.ParamType[Named]):

@@ -55,10 +55,19 @@ class Registration:
 
 def callback_url(address: str, name: str) -> str:
     """The address of an app's callbacks; a bare host is completed. Raises BridgeError."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BridgeError(f"{address} is no address: write https://your.host, or https://your.host/callback/{name}")
-    return address if parts.path.strip("/") else f"{address.rstrip('/')}/callback/{name}"
+    if not is_address(address):
+        raise BridgeError(f"that is no address: write https://your.host, or https://your.host/callback/{name}")
+    return address if urlsplit(address).path.strip("/") else f"{address.rstrip('/')}/callback/{name}"
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the URL of something that answers over HTTP."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def same_keys(found: Callback, key: Key) -> bool:

@@ -3,23 +3,27 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import redis
 import urllib3
 from rich.console import Console
 from rich.markup import escape
 
 from bridge import config as configuration
-from bridge import embedded
+from bridge import embedded, python, queues, safety
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError
+from bridge.queues import Patience
 from ops import demo
 from ops.supervisor import Process, Supervisor, check_ports, until_told
-from ops.web import bind_address
+from workers import jobs
 from workers.store import migrate
 from workers.store.engine import open_store
 
@@ -33,7 +37,10 @@ _COLOURS = {"serve": "cyan", "work": "green", "jobs": "magenta", "clock": "yello
 
 
 def run(as_demo: bool) -> None:
-    """Run everything until SIGINT, SIGTERM or SIGHUP. Raises ConfigError, PortInUse, RedisUnusable."""
+    """Run everything until SIGINT, SIGTERM or SIGHUP.
+
+    Raises ConfigError, PortInUse, RedisUnusable, DatastoreForeign: what every process would end with, again and again.
+    """
     environ = demo.environment(os.environ) if as_demo else dict(os.environ)
     base = configuration.port("serve", environ)
     ports = {role: base + offset for offset, role in enumerate(demo.PORTS) if as_demo or role != "simulate"}
@@ -41,14 +48,32 @@ def run(as_demo: bool) -> None:
         raise ConfigError([f"PORT: {base} is too high: run takes the ports up to {last}, of {LAST_PORT}"])
     config = configuration.load(environ)
     check_ports(config.listen, ports)
-    stopping = until_told()
+    jobs.load_registry(config)
     screen = Screen()
-    if config.redis.url == "embedded":
-        embedded.ensure(config.var)
+    try:
+        _prepare(config)
+        screen.welcome(config, ports, as_demo)
+        _supervise(config, environ, ports, screen, as_demo)
+    finally:
+        if config.redis.url == "embedded":
+            embedded.stop(config.var)
+    screen.note("all is stopped")
+
+
+def _prepare(config: Config) -> None:
+    """The stores as all processes want them; a Redis that is away is no reason to stay away too."""
+    with contextlib.suppress(redis.RedisError):
+        safety.check(queues.connect(config, Patience.CONSOLE), config.redis.accept_unsafe)
     store = open_store(config.datastore.url)
     migrate.migrate(store)
-    screen.welcome(config, ports, as_demo)
+    store.close()
+
+
+def _supervise(
+    config: Config, environ: Mapping[str, str], ports: Mapping[str, int], screen: "Screen", as_demo: bool
+) -> None:
     supervisor = Supervisor(_processes(config, ports, as_demo), environ, screen.say)
+    stopping = until_told()  # from here on; before, a signal ends us as any other program
     # A keeper of Redis that was killed would be missed only with its server: none of ours ends for that.
     tender = threading.Thread(target=_tend, args=(config, stopping))
     if config.redis.url == "embedded":
@@ -60,12 +85,9 @@ def run(as_demo: bool) -> None:
         supervisor.run(stopping)
     finally:
         screen.note("stopping")
+        stopping.set()
         if config.redis.url == "embedded":
-            stopping.set()
             tender.join()
-            embedded.stop(config.var)
-        store.close()
-        screen.note("all is stopped")
 
 
 def _tend(config: Config, stopping: threading.Event) -> None:
@@ -80,7 +102,7 @@ def _processes(config: Config, ports: Mapping[str, int], as_demo: bool) -> list[
 
     found = [Process("serve", ["serve"], listening("serve"))]
     if as_demo:
-        callbacks = f"http://{bind_address(config.listen, ports['serve'])}"
+        callbacks = f"http://{demo.address(config.listen, ports['serve'])}"
         arguments = ["simulate", "--users", str(demo.USERS), "--callbacks", callbacks]
         found.append(Process("simulate", arguments, listening("simulate")))
     return [
@@ -101,8 +123,7 @@ class Screen:
 
     def welcome(self, config: Config, ports: Mapping[str, int], as_demo: bool) -> None:
         """What runs where, and how to get in."""
-        host = "127.0.0.1" if config.listen in ("0.0.0.0", "::") else config.listen  # noqa: S104 - compared only
-        where = {role: f"http://{bind_address(host, port)}" for role, port in ports.items()}
+        where = {role: f"http://{demo.address(config.listen, port)}" for role, port in ports.items()}
         lines = ["", "[bold]dingbridge[/bold] keeps a local copy of a DingTalk organisation true.", ""]
         lines += [f"  callbacks   {where['serve']}/callback/{app.name}" for app in config.apps]
         lines.append(f"  console     {where['console']}   queues, events, failed jobs")
@@ -117,7 +138,7 @@ class Screen:
             f"  Redis       {redis_url}",
             f"  datastore   {config.datastore.url if config.datastore.url.startswith('sqlite') else 'PostgreSQL'}",
             "",
-            *(["  elsewhere   .venv/bin/dingbridge --demo change user_leave_org"] if as_demo else []),
+            *([f"  elsewhere   {escape(_elsewhere('change', 'user_leave_org'))}"] if as_demo else []),
             "  Ctrl-C stops all of it.",
             "",
         ]
@@ -141,6 +162,13 @@ class Screen:
                 self._console = _console()  # the old one keeps what it could not write, and more with each line
 
 
+def _elsewhere(*verb: str) -> str:
+    """What to type in another terminal, in the same folder, to speak to this demonstration."""
+    given = [f"{name}={shlex.quote(os.environ[name])}" for name in demo.PLACE if os.environ.get(name)]
+    ours = [sys.argv[0]] if Path(sys.argv[0]).name == "dingbridge" else python.command("ops")
+    return " ".join([*given, shlex.join([*ours, "--demo", *verb])])
+
+
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
@@ -149,9 +177,9 @@ def _show(
     config: Config, environ: Mapping[str, str], ports: Mapping[str, int], screen: Screen, stopping: threading.Event
 ) -> None:
     """The demonstration's course: a first copy, then changes, each told as it is applied."""
-    simulator = f"http://127.0.0.1:{ports['simulate']}"
+    simulator = f"http://{demo.address(config.listen, ports['simulate'])}"
     http = urllib3.PoolManager(retries=False, timeout=5)
-    receiver = f"http://{bind_address(config.listen, ports['serve'])}"
+    receiver = f"http://{demo.address(config.listen, ports['serve'])}"
     try:
         for url in (f"{receiver}/readyz", f"{simulator}/_sim"):
             _wait_for(http, url, stopping)
@@ -179,9 +207,9 @@ def _tell(config: Config, screen: Screen, stopping: threading.Event) -> None:
 def _copy(environ: Mapping[str, str], say: Callable[[str, str], None], stopping: threading.Event) -> None:
     """The first full copy of every corp that can be read: a process of its own, so that Ctrl-C need not wait for it."""
     say("sync", "copying the organisation; live events go first")
-    command = [sys.executable, "-m", "ops", "sync"]
     with subprocess.Popen(
-        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        python.command("ops", "sync"), env=environ,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     ) as copying:  # fmt: skip
         while copying.poll() is None:

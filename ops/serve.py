@@ -5,15 +5,13 @@ import gc
 import os
 import shutil
 import sys
-from typing import Any
 
 import redis
 import structlog
 from flask import Flask
-from prometheus_client import multiprocess
 
 from bridge import config as configuration
-from bridge import queues, safety
+from bridge import python, queues, safety
 from bridge.config import Config
 from bridge.metrics import MULTIPROCESS_VARIABLE
 from bridge.queues import Patience
@@ -42,9 +40,10 @@ def start(config: Config) -> None:
         safety.check(queues.connect(config, Patience.RECEIVER), config.redis.accept_unsafe)
     folder = config.var.resolve() / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with contextlib.suppress(OSError):  # as on a full disk; its processes tell
+        folder.mkdir(parents=True)
     environment = {"MALLOC_ARENA_MAX": HEAPS, **os.environ, MULTIPROCESS_VARIABLE: str(folder)}
-    os.execve(sys.executable, [sys.executable, "-m", "ops.serve"], environment)  # noqa: S606
+    os.execve(sys.executable, python.command("ops.serve"), environment)  # noqa: S606
 
 
 def main() -> None:
@@ -59,12 +58,7 @@ def main() -> None:
         return app
 
     log.info("receiving", callbacks=f"http://{bind_address(config.listen, port)}/callback/<app>")
-    extra = {"proc_name": "dingbridge-serve", "child_exit": _forget_process}
-    WebServer(make, config.listen, port, WORKERS, THREADS, extra).run()
-
-
-def _forget_process(_server: object, worker: Any) -> None:
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    WebServer(make, config.listen, port, WORKERS, THREADS, {"proc_name": "dingbridge-serve"}).run()
 
 
 if __name__ == "__main__":

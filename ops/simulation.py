@@ -43,7 +43,10 @@ def change(url: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
         answer = urllib3.request("POST", f"{url.rstrip('/')}/_sim/changes", json=asked, retries=False, timeout=30)
     except urllib3.exceptions.HTTPError as error:
         raise NoAnswer(url, error) from error
-    body = msgspec.json.decode(answer.data)
-    if answer.status != 200:
-        raise BridgeError(f"the simulator refuses: {body.get('error', answer.status)}")
-    return list(body)
+    try:
+        if answer.status == 200:
+            return msgspec.json.decode(answer.data, type=list[dict[str, Any]])
+        refusal = msgspec.json.decode(answer.data, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise BridgeError("no simulator answers there: name yours with --url") from None
+    raise BridgeError(f"the simulator refuses: {refusal.get('error', answer.status)}")

@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bridge import python
 from bridge.errors import BridgeError
 from ops.logs import SUPERVISED_VARIABLE
 
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.1
 
 
 class PortInUse(BridgeError):
-    """a port is in use by another program"""
+    """a port is in use by another program, or cannot be listened on at all"""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Supervisor:
     def _start(self, process: Process) -> None:
         process.started = time.monotonic()
         process.running = subprocess.Popen(
-            [sys.executable, "-m", "ops", *process.arguments],
+            python.command("ops", *process.arguments),
             env={**self._environment, **process.environment, SUPERVISED_VARIABLE: "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -143,23 +143,23 @@ def check_ports(host: str, ports: Mapping[str, int], patience: float = 0) -> Non
     deadline = time.monotonic() + patience
     for role, port in ports.items():
         while error := _cannot_bind(host, port):
-            if time.monotonic() >= deadline:
-                raise PortInUse(
-                    f"{role} cannot listen on {host} port {port}: {os.strerror(error).lower()}; "
-                    "stop what holds it, or set PORT to another"
-                )
+            held = error.errno == errno.EADDRINUSE
+            if not held or time.monotonic() >= deadline:
+                mend = "stop what holds it, or set PORT to another" if held else "see listen in config.yaml, and PORT"
+                reason = (error.strerror or str(error)).lower()
+                raise PortInUse(f"{role} cannot listen on {host} port {port}: {reason}; {mend}")
             time.sleep(LOOK_SECONDS)
 
 
-def _cannot_bind(host: str, port: int) -> int | None:
-    """The number of the error that stands against it."""
+def _cannot_bind(host: str, port: int) -> OSError | None:
+    """What stands against it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            return error.errno or errno.EADDRINUSE
+            return error
     return None
 
 

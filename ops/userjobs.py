@@ -1,5 +1,6 @@
 """What became of the jobs that users' functions were owed: done, waiting, put off or failed, and why."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,12 @@ from workers.store.tables import finished_jobs, outbox
 
 #: What RQ calls a job's state, in this command's words.
 _STATES = {"queued": "waiting", "started": "running", "scheduled": "put off"}
+#: The kind of an exception: the word that follows the frames of its traceback. What follows it is its message.
+_KIND = re.compile(r'^  File ".*\n(?:  .*\n)*([A-Za-z_][\w.<>]*)(?::|$)', re.MULTILINE | re.ASCII)
+#: What stands between an exception and the one that came of it.
+_CHAINED = re.compile(r"^(?:During handling of|The above exception was) .*:$", re.MULTILINE)
+#: What a group of exceptions puts before each line of its own.
+_GROUPED = re.compile(r"^  [|+] ", re.MULTILINE)
 
 
 def jobs_of(event_id: str | None, seqs: list[int], connection: redis.Redis, sql: Connection) -> list[dict[str, Any]]:
@@ -26,6 +33,16 @@ def jobs_of(event_id: str | None, seqs: list[int], connection: redis.Redis, sql:
         owed = sa.or_(table.c.change_seq.in_(seqs), table.c.event_id == event_id if event_id else sa.false())
         found += [dict(row) for row in sql.execute(sa.select(table).where(owed)).mappings()]
     return [_job(row, connection) for row in sorted(found, key=lambda row: row["id"])]
+
+
+def owing_queues(sql: Connection) -> dict[str, int]:
+    """How many jobs are owed on each queue; 0 where all have failed, and can be requeued.
+
+    A function that names another queue than before has left its jobs on the old one.
+    """
+    owed = sa.func.count().filter(outbox.c.failed_at.is_(None)).label("owed")
+    query = sa.select(outbox.c.queue, owed).group_by(outbox.c.queue)
+    return {row.queue: row.owed for row in sql.execute(query)}
 
 
 def _job(row: Mapping[str, Any], connection: redis.Redis) -> dict[str, Any]:
@@ -50,7 +67,9 @@ def _reason(key: str, connection: redis.Redis) -> str:
         result = Job.fetch(key, connection=connection, serializer=JSONSerializer).latest_result()
     except NoSuchJobError:
         result = None
-    lines = str(result.exc_string).strip().splitlines() if result else []
-    if not lines:
-        return "Redis keeps no reason"
-    return lines[-1].partition(":")[0] if lines[0].startswith("Traceback") else lines[0]
+    text = str(result.exc_string).strip() if result else ""
+    first = text.partition("\n")[0]
+    if "Traceback (most recent call last)" in first:
+        kind = _KIND.search(_CHAINED.split(_GROUPED.sub("", text))[-1])
+        return kind[1] if kind else "an exception"
+    return first or "Redis keeps no reason"

@@ -1,6 +1,8 @@
 """A Flask app under gunicorn, with the settings of ours that all pages share."""
 
 import contextlib
+import errno
+import resource
 import select
 import selectors
 import socket
@@ -11,22 +13,42 @@ from functools import partial
 from typing import Any
 
 from flask import Flask
+from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.http import errors  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+from werkzeug.exceptions import default_exceptions
 
 #: Seconds that requests in hand get when the server is told to stop.
 GRACE_SECONDS = 3
 #: Seconds that a load balancer's idle connection stays open; above the usual 60 of the balancer itself.
 KEEP_ALIVE_SECONDS = 75
 
-#: Seconds after which no more is read of a request; its thread is needed by others.
-REQUEST_SECONDS = 10.0
+#: Seconds after which no more is read of a request; its thread is needed by others. DingTalk gives up after 1.2 to 2.5,
+#: and a body has a mebibyte at most.
+REQUEST_SECONDS = 3.0
+#: Seconds after which nobody need read an answer any more, where it does not even fit into the buffers.
+ANSWER_SECONDS = 2 * REQUEST_SECONDS
 #: Threads that see connections to their end, each for up to two seconds.
 CLOSERS = 8
 #: Seconds between two signs of life to gunicorn's master, which waits for half a minute.
 HEARTBEAT_SECONDS = 1.0
 #: Seconds that a process waits for each connection that it has before it takes another, and at most.
 HANDICAP_SECONDS, HANDICAP_MOST = 20e-6, 0.4e-3
+#: Files and connections that a process may have open, where the system lets it: far above gunicorn's 1000 connections.
+MOST_FILES = 65536
+#: What accept says where there is no more room for a connection, and seconds until it is tried again.
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+NO_ROOM_SECONDS = 0.05
+#: Statuses of what gunicorn refuses by itself; else it is 400.
+STATUSES: Mapping[type[Exception], int] = {
+    errors.LimitRequestLine: 414,
+    errors.ExpectationFailed: 417,
+    errors.LimitRequestHeaders: 431,
+    errors.UnsupportedTransferCoding: 501,
+}
+#: Errors that gunicorn finds in what is no request's fault.
+OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -62,10 +84,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._hurry(now)
 
     def _hurry(self, now: float) -> None:
-        """Whoever has begun a request and does not go on has said all: gunicorn would wait for the rest for ever."""
+        """Whoever has begun a request and does not go on has said all: gunicorn would wait for the rest for ever.
+
+        Who does not read the answer is cut off.
+        """
         for conn, begun in self._at_work.copy().items():
-            if begun < now - REQUEST_SECONDS:
-                with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError, ValueError):  # it has just ended
+                if begun < now - ANSWER_SECONDS and not _is_writable(conn.sock):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+                elif begun < now - REQUEST_SECONDS:
                     conn.sock.shutdown(socket.SHUT_RD)
 
     def handle(self, conn: TConn) -> Any:
@@ -105,7 +132,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         Without that one process takes nearly all that a load balancer opens at once, and keeps them.
         """
         time.sleep(min(self.nr_conns * HANDICAP_SECONDS, HANDICAP_MOST))
-        super().accept(listener)
+        self._accepts(listener)
+
+    def _accepts(self, listener: socket.socket) -> bool:
+        """Whether there is room for one more; gunicorn's own dies where there is none."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            time.sleep(NO_ROOM_SECONDS)
+            return False
+        return True
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection waits for its first request beside the idle ones.
@@ -130,9 +168,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not self.alive and not enabled:
             while self.sockets:  # gunicorn calls this again for a worker that was told while it was full
                 listener = self.sockets.pop()
-                while select.select([listener], [], [], 0)[0]:
-                    self.accept(listener)
+                while select.select([listener], [], [], 0)[0] and self._accepts(listener):
+                    pass
                 listener.close()
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """What gunicorn refuses by itself the app answers, counts and tells, as what it refuses itself."""
+        if not isinstance(exc, errors.ParseException) or isinstance(exc, OURS):
+            super().handle_error(req, client, addr, exc)
+            return
+        status = next((status for kind, status in STATUSES.items() if isinstance(exc, kind)), 400)
+        with self.wsgi.test_request_context():
+            answer = self.wsgi.make_response(self.wsgi.handle_user_exception(default_exceptions[status]()))
+        answer.headers["Connection"] = "close"
+        with contextlib.suppress(OSError):  # nobody waits for it
+            util.write_nonblock(client, f"HTTP/1.1 {answer.status}\r\n{answer.headers}".encode() + answer.get_data())
 
 
 class WebServer(BaseApplication):  # type: ignore[misc]
@@ -152,6 +202,8 @@ class WebServer(BaseApplication):  # type: ignore[misc]
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,
+            # The app knows how many proxies are to be believed; gunicorn refuses what two of them tell differently.
+            "forwarded_allow_ips": "",
             **extra,
         }
         super().__init__()
@@ -163,7 +215,26 @@ class WebServer(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         return self._make()
 
+    def run(self) -> None:
+        _raise_limit()
+        super().run()
+
 
 def bind_address(host: str, port: int) -> str:
     """As gunicorn and URLs want it; an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def _raise_limit() -> None:
+    """As many open files as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if wanted > soft != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError, ValueError):  # it has another limit that it does not tell, as macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

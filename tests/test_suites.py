@@ -23,13 +23,13 @@ from tests.servers import wait_until
 from tests.truth import actual_tables, expected_tables
 from workers import tickets
 from workers.dingtalk import DingTalk
-from workers.errors import NotAuthorized, Transient
+from workers.errors import BadRequest, NotAuthorized, QuotaSpent, Transient
 from workers.moment import SECOND
 from workers.registry import Registry
 from workers.sealing import Seal
 from workers.store import comparisons, ledger, reads, suites, tables
 from workers.store.reads import Due
-from workers.suiteapi import Suite
+from workers.suiteapi import Suite, SuiteCorp
 from workers.suites import Suites
 from workers.tickets import TicketWatch
 
@@ -128,6 +128,11 @@ class Stage:
             due = tables.comparisons.c.due_at
             connection.execute(sa.update(tables.comparisons).where(due.is_not(None)).values(due_at=1))
 
+    def long_ago(self) -> None:
+        """Whatever was told of authorisations has settled."""
+        with self.place.parts.store.writing() as connection:
+            connection.execute(sa.update(tables.authorizations).values(told_at=1))
+
     def row(self, table: sa.Table, **where: Any) -> dict[str, Any]:
         (found,) = (row for row in self.place.rows(table) if where.items() <= row.items())
         return found
@@ -221,7 +226,7 @@ class TestTheLifeOfAnAuthorisation:
         assert stage.row(tables.corps, corp_id=CORPS[0])["deleted_at"] is None
         assert stage.granted()["status"] == "revoked"
         assert stage.granted()["permanent_code"] is None
-        assert stage.place.parts.connection.exists(f"bridge:token:shop:{CORPS[0]}") == 0
+        assert stage.place.parts.connection.exists(f"bridge:token:shop:{SUITE}:{CORPS[0]}") == 0
         kept = [row for row in stage.place.rows(tables.users) if row["corp_id"] == CORPS[0]]
         assert [row["userid"] for row in kept] == [row["userid"] for row in before if row["corp_id"] == CORPS[0]]
         assert {row["deleted_at"] for row in kept} == {None}
@@ -270,6 +275,78 @@ class TestTheLifeOfAnAuthorisation:
         assert len(asked) > 1
         assert one_stage.granted()["status"] == "active"
         assert one_stage.granted()["permanent_code"] is not None
+        assert one_stage.differences() == []
+
+    @pytest.mark.parametrize("event", ["org_micro_app_scope_update", None])
+    def test_nor_does_one_that_another_event_asks_for(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch, event: str | None
+    ) -> None:
+        """The code was exchanged just now; what else is told of the corp, or its comparison, asks too soon."""
+        one_stage.begin()
+        code = one_stage.granted()["permanent_code"]
+        suites_ = one_stage.place.parts.suites
+        monkeypatch.setattr(suites_, "_settle", 3600 * SECOND)
+
+        def lag(suite: Suite, corp_id: str) -> Any:
+            raise NotAuthorized("33001", "not yet", "/service/get_auth_info")
+
+        with monkeypatch.context() as lagging:
+            lagging.setattr(Suite, "authorization", lag)
+            if event is None:
+                with pytest.raises(NotAuthorized):
+                    suites_.renew("shop", CORPS[0], lambda _tx, _done: None)
+            else:
+                one_stage.tell(event)
+                turns(one_stage)
+        assert (one_stage.granted()["status"], one_stage.granted()["permanent_code"]) == ("active", code)
+        one_stage.hurry()
+        one_stage.place.work_off()
+        assert one_stage.statuses() == {"applied"}
+
+    def test_what_an_answer_takes_away_bars_no_event(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It does not say since when: the grant that comes after it may be older than the event that asked."""
+        one_stage.begin()
+        one_stage.long_ago()
+        granted = one_stage.place.simulator.push("shop", "change_auth", False)["payload"]
+        a_millisecond_passes()
+        with monkeypatch.context() as lagging:
+            lagging.setattr(one_stage.app.corps[CORPS[0]], "revoked", True)
+            one_stage.tell("org_micro_app_scope_update")
+            turns(one_stage)
+        assert one_stage.granted()["status"] == "revoked"
+        one_stage.accept(granted)
+        turns(one_stage)
+        assert one_stage.granted()["status"] == "active"
+
+    def test_a_withdrawal_that_is_fed_in_again_after_a_return_that_nobody_told_of(self, one_stage: Stage) -> None:
+        one_stage.begin()
+        told = one_stage.tell("suite_relieve")
+        one_stage.settle()
+        one_stage.app.corps[CORPS[0]].revoked = False
+        one_stage.place.parts.suites.renew("shop", CORPS[0], lambda _tx, _done: None)
+        assert one_stage.granted()["status"] == "active"
+        (again,) = messages.parse(json.dumps(told).encode(), "shop", None, "replay").events
+        done = one_stage.place.parts.suites.perform(again, one_stage.place.parts.clock.now(), lambda _tx, done: done)
+        assert done.ignored == "the corp has authorised the suite anew since"
+        assert one_stage.granted()["status"] == "active"
+
+    def test_an_app_whose_switching_on_shows_late(self, one_stage: Stage) -> None:
+        """Asked once more when it has settled, and then no more."""
+        one_stage.begin()
+        one_stage.tell("org_micro_app_stop")
+        one_stage.settle()
+        corp = one_stage.app.corps[CORPS[0]]
+        for late in (True, False):
+            one_stage.tell("org_micro_app_restore")
+            corp.close = 0
+            turns(one_stage)
+            assert one_stage.granted()["status"] == "stopped"
+            assert one_stage.row(tables.comparisons)["due_at"] is not None
+            corp.close = 0 if late else 1
+            one_stage.settle()
+            assert one_stage.granted()["status"] == ("stopped" if late else "active")
+            assert (one_stage.row(tables.comparisons)["due_at"] is None) == late
+        one_stage.settle()
         assert one_stage.differences() == []
 
     @pytest.mark.parametrize("event", ["suite_relieve", "org_micro_app_stop"])
@@ -479,6 +556,7 @@ class TestTheLifeOfAnAuthorisation:
 
     def test_a_lost_withdrawal_is_found_by_the_next_comparison(self, stage: Stage) -> None:
         stage.begin()
+        stage.long_ago()
         stage.place.simulator.push("shop", "suite_relieve")
         with stage.place.parts.store.writing() as connection:
             connection.execute(sa.update(tables.comparisons).values(due_at=1))
@@ -522,6 +600,124 @@ def test_a_suite_is_created_before_its_key_exists(redis_url: str, tmp_path: Path
         assert made.simulator.deliveries.wait_idle(20)
     for simulator in (place.simulator, made.simulator):
         assert simulator.deliveries.as_dict()["delivered"] == 1
+
+
+class TestActivation:
+    """What stands against it hinders no read; `doctor` names the corps that wait for it."""
+
+    def waits(self, stage: Stage) -> None:
+        stage.settle()
+        assert stage.statuses() == {"applied"}
+        assert (stage.granted()["status"], [agent["close"] for agent in stage.granted()["agents"]]) == ("active", [2])
+        assert stage.differences() == []
+
+    def test_a_code_that_dingtalk_refuses(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise BadRequest("40084", "no such code", "/service/activate_suite")
+
+        monkeypatch.setattr(Suite, "activate", refuse)
+        one_stage.tell("suite_ticket")
+        one_stage.tell("tmp_auth_code")
+        self.waits(one_stage)
+
+    def test_a_code_that_was_sealed_with_another_key(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Suite, "activate", lambda *_: None)
+        monkeypatch.setattr(Seal, "open", Seal("another" * 5).open)
+        one_stage.tell("suite_ticket")
+        one_stage.tell("tmp_auth_code")
+        self.waits(one_stage)
+
+    def test_what_may_pass_is_tried_again(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        plain = Suite.activate
+        asked: list[str] = []
+
+        def busy(suite: Suite, corp_id: str, code: str) -> None:
+            asked.append(corp_id)
+            if len(asked) == 1:
+                raise Transient("-1", "busy", "/service/activate_suite")
+            plain(suite, corp_id, code)
+
+        monkeypatch.setattr(Suite, "activate", busy)
+        one_stage.tell("suite_ticket")
+        one_stage.tell("tmp_auth_code")
+        turns(one_stage)
+        assert [row["type"] for row in one_stage.place.rows(tables.events)] == ["suite_ticket"]
+        one_stage.hurry()
+        turns(one_stage)
+        assert (one_stage.statuses(), one_stage.app.corps[CORPS[0]].close) == ({"applied"}, 1)
+
+
+class TestATemporaryCode:
+    def told(self, stage: Stage) -> dict[str, Any]:
+        """That of a corp, for the failed list."""
+        stage.tell("suite_ticket")
+        payload: dict[str, Any] = stage.place.simulator.push("shop", "tmp_auth_code", False, CORPS[1])["payload"]
+        return payload
+
+    def listed(self, stage: Stage, **data: Any) -> None:
+        item = {"call_back_tag": "tmp_auth_code", "event_time": time.time_ns() // 1_000_000} | data
+        Acceptor(stage.place.parts.connection).accept(messages.parse_failed_item(item, "shop", CORPS[0]))
+
+    @pytest.mark.parametrize("name", ["tmp_auth_code", "call_back_data"])
+    def test_from_the_failed_list(self, one_stage: Stage, name: str) -> None:
+        told = self.told(one_stage)
+        self.listed(one_stage, **{name: {key: told[key] for key in ("AuthCode", "AuthCorpId")}})
+        one_stage.settle()
+        assert one_stage.granted(CORPS[1])["permanent_code"] is not None
+        assert one_stage.differences(CORPS[1]) == []
+
+    def test_an_event_that_carries_none(self, one_stage: Stage) -> None:
+        self.told(one_stage)
+        self.listed(one_stage, tmp_auth_code={"AuthCorpId": CORPS[1]})
+        turns(one_stage)
+        assert one_stage.place.rows(tables.events)[-1]["error"] == "it carries no temporary code"
+        assert one_stage.place.rows(tables.authorizations) == []
+
+    def test_one_that_names_no_corp_is_not_lost_with_what_follows(
+        self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in 2016. The second time its code is none any more, and the app's own corp did not give it."""
+        told = self.told(one_stage)
+        plain = Suite.authorization
+        asked: list[str] = []
+
+        def busy(suite: Suite, corp_id: str) -> Any:
+            asked.append(corp_id)
+            if len(asked) == 1:
+                raise Transient("-1", "busy", "/service/get_auth_info")
+            return plain(suite, corp_id)
+
+        monkeypatch.setattr(Suite, "authorization", busy)
+        del told["AuthCorpId"]
+        (event,) = messages.parse(json.dumps(told).encode(), "shop", CORPS[0]).events
+        Acceptor(one_stage.place.parts.connection).accept([event])
+        one_stage.settle()
+        assert set(asked) == {CORPS[1]}
+        assert (one_stage.granted(CORPS[1])["status"], one_stage.app.corps[CORPS[1]].close) == ("active", 1)
+        one_stage.settle()
+        assert one_stage.differences(CORPS[1]) == []
+
+
+def test_a_spent_quota_of_one_corp_keeps_nobody_from_being_compared(
+    one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_stage.begin(*CORPS[:2])
+    plain = SuiteCorp._exchange
+
+    def spent(client: SuiteCorp, call: str, *given: Any, **named: Any) -> Any:
+        if call == "/auth/scopes" and client._corp_id == CORPS[0]:
+            error = QuotaSpent("90020", "", call, 600.0)
+            client._pause(error)
+            raise error
+        return plain(client, call, *given, **named)
+
+    monkeypatch.setattr(SuiteCorp, "_exchange", spent)
+    for corp in CORPS[:2]:
+        one_stage.place.simulator.change("shop", "user_add_org", deliver=False, corp=corp)
+        one_stage.tell("change_auth", corp)
+    one_stage.settle()
+    assert one_stage.statuses() == {"applied"}
+    assert [one_stage.differences(corp) for corp in CORPS[:2]] == [[], []]
 
 
 class TestTheTicket:
@@ -595,7 +791,7 @@ class TestKills:
         one_stage.settle()
         assert (one_stage.granted()["status"], one_stage.statuses()) == ("active", {"applied"})
         assert one_stage.differences() == []
-        lost = name == "write" or (name, when) == ("permanent_code", "after")
+        lost = name in ("write", "make_due") or (name, when) == ("permanent_code", "after")
         # A reply that was lost with its process cannot be had again; the corp is read all the same.
         assert (one_stage.granted()["permanent_code"] is None) == (one_stage.app.corps[CORPS[0]].close == 2) == lost
 

@@ -1,12 +1,14 @@
 """The systemd unit, as far as it can be tried without a running systemd: read, verified, and its command run."""
 
 import configparser
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,21 @@ def test_jobs_that_lie_beside_the_code_are_found(tmp_path: Path) -> None:
     environment = dict(line.split("=", 1) for line in given)
     command = [sys.executable, "-c", "import jobs_beside_the_code"]
     assert subprocess.run(command, env=environment, cwd="/", check=False).returncode == 0
+
+
+def test_verbs_run_as_the_processes_do() -> None:
+    """The recipe of the docs names what the unit names. A shell would read the environment's file in another way."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    recipe = re.search(r"dingbridge\(\) \{(.*?)\n\}", text, re.DOTALL)
+    assert recipe is not None and ". /etc/dingbridge/environment" not in text
+    words = shlex.split(recipe[1].replace("\\\n", ""))
+    pairs = list(pairwise(words))
+    named = dict(value.split("=", 1) for option, value in pairs if option == "-p")
+    given = service(UNIT)
+    assert named == {name: given[name] for name in named}
+    assert {"User", "EnvironmentFile", "StateDirectory", "WorkingDirectory"} <= named.keys()
+    assert {value for option, value in pairs if option == "-E"} == set(shlex.split(given["Environment"]))
+    assert words[-2:] == [given["ExecStart"].removesuffix(" %i"), "$@"]
 
 
 def workers(place: Installation) -> bool:

@@ -53,7 +53,7 @@ _TEXTS = (
 )  # fmt: skip
 _FLAGS = ("active", "admin", "boss", "senior")
 #: The pairs of `{123:456}`, whose keys are not quoted.
-_NUMBER_KEYED = re.compile(r"([0-9]+)\"?\s*:\s*\"?(-?\w+)")
+_NUMBER_KEYED = re.compile(r"(-?[0-9]+)\"?\s*:\s*\"?(-?\w+)")
 #: Today's names of a user's fields by those of pushed rows, in lower case.
 _PUSHED_NAMES = {
     **{name: name for name in ("unionid", "name", "mobile", "email", "remark", "active")},
@@ -117,8 +117,14 @@ def read_userids(answer: Json) -> list[str]:
 
 
 def read_role_groups(answer: Json, offset: int, size: int) -> Page[RoleGroup]:
-    """A page of role/list (KB-A/0089)."""
-    return _page(result_of(answer), _role_group, offset, size)
+    """A page of role/list (KB-A/0089); one that breaks off is none, as half a list would look like deleted roles."""
+    result = result_of(answer)
+    if result.get("list") is None:
+        raise ValidationError("list is missing")
+    page = _page(result, _role_group, offset, size)
+    if not page.items and says_yes(pick(result, "has_more", "hasMore")):
+        raise ValidationError("list is empty, and yet there is more")
+    return page
 
 
 def read_role_members(answer: Json, offset: int, size: int) -> Page[str]:
@@ -154,14 +160,15 @@ def read_scope(answer: Json) -> Scope:
 def read_pushed_user(userid: str, row: Json) -> User:
     """A user of a pushed row (KB-E/0350), whose keys are in lower case; `raw` is what it says, by today's names.
 
-    Two of its fields look like objects and are no JSON: `{123:false}`.
+    Two of its fields look like objects and are no JSON as a rule: `{123:false}`.
     """
     body: Json = {name: row[old] for old, name in _PUSHED_NAMES.items() if old in row} | {"userid": userid}
     for old, name, field in (
         ("orderindepts", "dept_order_list", "order"),
         ("isleaderindepts", "leader_in_dept", "leader"),
     ):
-        pairs = _NUMBER_KEYED.findall(str(row.get(old) or ""))
+        given = row.get(old) or ""
+        pairs = given.items() if isinstance(given, dict) else _NUMBER_KEYED.findall(str(given))
         body[name] = [{"dept_id": dept_id, field: value} for dept_id, value in pairs]
     return _user(body, None)
 
@@ -213,20 +220,24 @@ def read_permanent_code(answer: Json) -> PermanentCode:
 
 
 def read_authorization(answer: Json) -> Authorization:
-    """What get_auth_info says (KB-A/0042), and so does the row of an authorisation (KB-E/0350)."""
+    """What get_auth_info says (KB-A/0042), and so does the row of an authorisation (KB-E/0350).
+
+    Without a list of agents it says nothing: none at all would mean that the app was removed.
+    """
     corp = as_object(answer.get("auth_corp_info"), "auth_corp_info")
     corp_id = as_text(corp.get("corpid"), "corpid")
     if corp_id is None:
         raise ValidationError("corpid is missing")
-    info = answer.get("auth_info")
-    listed = as_objects(as_object(info, "auth_info").get("agent"), "agent") if info else []
+    listed = as_object(answer.get("auth_info"), "auth_info").get("agent")
+    if listed is None:
+        raise ValidationError("agent is missing")
     agents = tuple(
         Agent(
             as_int(item.get("agentid"), "agentid"),
             as_text(item.get("agent_name"), "agent_name"),
             as_optional_int(item.get("appid"), "appid"),
         )
-        for item in listed
+        for item in as_objects(listed, "agent")
     )
     return Authorization(corp_id, as_text(corp.get("corp_name"), "corp_name"), agents)
 

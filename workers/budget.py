@@ -59,19 +59,23 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
 _TILL = """
 local function pause_of(field)
-  local till, doubled = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+) (%d+)')
-  return tonumber(till or 0), tonumber(doubled or 0)
+  local till, doubled, code = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+) (%d+) (.*)')
+  return tonumber(till or 0), tonumber(doubled or 0), code
 end
 """
 # ARGV: forget s, limit, burst, window µs, bulk limit (0: live), patience µs, longest wait µs, late µs,
-#   "A C", held: the time given before, or 0
-# Returns {wait µs, time}; time 0: nothing given, look again after the wait; wait below 0: it would take too long.
+#   "A C", the same of the payer, held: the time given before, or 0
+# Returns {wait µs, time}; time 0: nothing given, look again after the wait; wait below 0: it would take too long, and
+# where a pause is why, its code comes third.
 _ACQUIRE = """
 local limit, burst, window, bulk = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local held = tonumber(ARGV[10])
-pause = math.max(pause, (pause_of(ARGV[9])))
+local held, code = tonumber(ARGV[11]), ''
+for _, field in ipairs({ARGV[9], ARGV[10]}) do
+  local till, _, why = pause_of(field)
+  if till > pause then pause, code = till, why end
+end
 if held > 0 and held >= pause and held > now - ARGV[8] then return {0, held} end
-if pause - now > tonumber(ARGV[6]) then return {now - pause, 0} end
+if pause - now > tonumber(ARGV[6]) then return {now - pause, 0, code} end
 local slot = math.max(now, pause)
 local function not_before(key, count, span)
   local earlier = redis.call('LINDEX', key, count - 1)
@@ -166,32 +170,36 @@ class Budget:
         self._free_until: dict[tuple[str, str], float] = {}
         self._bulk_turns: dict[tuple[str, str], threading.Lock] = {}
 
-    def acquire(self, app: str, call: str, *, live: bool = True, deadline: float | None = None) -> None:
+    def acquire(
+        self, app: str, call: str, *, live: bool = True, deadline: float | None = None, payer: str | None = None
+    ) -> None:
         """Returns when the call may be made.
 
         live: False for a bulk copy: it takes what no live caller waits for, and leaves LIVE_ONLY calls a second.
         deadline: on time.monotonic()'s clock; a call that could be made only after it raises Throttled at once.
-        So does a pause that lasts longer than PATIENCE_SECONDS.
+        So does a pause that lasts longer than PATIENCE_SECONDS; QuotaSpent, where that is why.
+        payer: an organisation whose quota is its own, as `pause` knows it; its pauses hold, too.
         """
+        payer = payer or app
         if not self._limited:
-            if time.monotonic() > self._free_until.get((app, call), 0.0):
-                self._wait(app, call, 0, deadline)
-                self._free_until[app, call] = time.monotonic() + NO_LIMIT_SECONDS
+            if time.monotonic() > self._free_until.get((payer, call), 0.0):
+                self._wait(app, payer, call, 0, deadline)
+                self._free_until[payer, call] = time.monotonic() + NO_LIMIT_SECONDS
             return
         if live:
-            self._wait(app, call, 0, deadline)
+            self._wait(app, payer, call, 0, deadline)
             return
         # One bulk thread of a process looks, the others queue here instead of in Redis.
         turn = self._bulk_turns.setdefault((app, call), threading.Lock())
         if not turn.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
             raise _too_late(call, LOOK_SECONDS)
         try:
-            self._wait(app, call, self._bulk_limit, deadline)
+            self._wait(app, payer, call, self._bulk_limit, deadline)
         finally:
             turn.release()
 
     def pause(self, app: str, call: str, seconds: float, code: str) -> bool:
-        """Nobody makes this call of this app for so long, and longer each time that this comes again soon.
+        """Nobody makes this call of this app, or payer, for so long, and longer each time that this comes again soon.
 
         Whether a pause began: not where one was under way.
         """
@@ -205,19 +213,19 @@ class Budget:
         self._free_until.clear()
         self._pause_all(keys=_keys("", ""), args=[FORGET_SECONDS, int(seconds * 1e6)])
 
-    def _wait(self, app: str, call: str, bulk_limit: int, deadline: float | None) -> None:
+    def _wait(self, app: str, payer: str, call: str, bulk_limit: int, deadline: float | None) -> None:
         """Sleeps by this host's clock alone, so a step of Redis' clock lengthens no sleep."""
         keys = _keys(app, call)
         held, due, late = 0, 0.0, False
         while True:
             longest = _NO_LIMIT_US if deadline is None else max(0, int((deadline - time.monotonic()) * 1e6))
             args: list[str | int] = [*self._limits, bulk_limit, int(PATIENCE_SECONDS * 1e6), longest, LATE_US]
-            args += [f"{app} {call}", held]
+            args += [f"{app} {call}", f"{payer} {call}", held]
             asked = time.monotonic()
-            wait_us, slot = self._acquire(keys=keys, args=args)
+            wait_us, slot, *code = self._acquire(keys=keys, args=args)
             was_late, late = late, self._limited and (time.monotonic() - asked) * 1e6 > LATE_US
             if wait_us < 0:
-                raise _too_late(call, -wait_us / 1e6)
+                raise _too_late(call, -wait_us / 1e6, *code)
             if slot == 0 or slot != held:
                 held, due = slot, time.monotonic() + wait_us / 1e6
             left = due - time.monotonic()
@@ -230,5 +238,8 @@ def _keys(app: str, call: str) -> list[str]:
     return [_CLOCK_KEY, _PAUSES_KEY, *(f"bridge:budget:{part}:{app}:{call}" for part in ("slots", "bulk"))]
 
 
-def _too_late(call: str, wait: float) -> Throttled:
+def _too_late(call: str, wait: float, code: bytes | str = "") -> Throttled:
+    code = code if isinstance(code, str) else code.decode()
+    if isinstance(from_code(code, "", call), QuotaSpent):
+        return QuotaSpent(code, "", call, wait)
     return Throttled("calls_per_second", "no call may be made before the wait is over", call, wait)

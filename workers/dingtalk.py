@@ -50,8 +50,8 @@ ROLE_GROUPS_PAGES = 100
 ROLE_MEMBERS_PAGE = 100
 #: Items of a suite's failed list in a page; DingTalk's most.
 FAILED_RECORDS_PAGE = 100
-#: Seconds that the app's scope stays in Redis; its call is none of those exempt from the monthly quota.
-SCOPE_SECONDS = 3600
+#: Seconds that the app's scope stays in Redis, for when the monthly quota is spent: longer than a month.
+SCOPE_SECONDS = 40 * 86_400
 #: The parameter that carries the token.
 TOKEN_NAME = "access_token"  # noqa: S105 - a parameter's name
 #: Characters of DingTalk's own words that an error keeps.
@@ -60,11 +60,6 @@ MESSAGE_LENGTH = 200
 _PERSONAL = re.compile(r"[0-9]{11,}|\S+@\S+")
 log = structlog.get_logger()
 _SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
-
-
-def token_key(app: str, corp_id: str) -> str:
-    """The name of an app's token for one of its corps."""
-    return f"{app}:{corp_id}"
 
 
 class DingTalk:
@@ -89,8 +84,10 @@ class DingTalk:
         """`observe` gets each call's path, outcome ("ok" or the error's class) and seconds. `corp_id` for an app that
         has a token for each of several corps."""
         self._app = app
-        #: What tokens and scopes are kept under.
-        self._name = app if corp_id is None else token_key(app, corp_id)
+        #: Whose monthly quota calls count against.
+        self._payer = app if corp_id is None else f"{app}:{corp_id}"
+        #: What tokens and scopes are kept under. The key belongs to it: another one's may be of another organisation.
+        self._name = ":".join([app, app_key, *([] if corp_id is None else [corp_id])])
         self._secrets = (app_key, app_secret)
         self._http = http
         self._api = api.rstrip("/")
@@ -153,12 +150,19 @@ class DingTalk:
         return self._ask("/topapi/user/listadmin", {}, answers.read_admins, live)
 
     def scopes(self, *, live: bool = True, fresh: bool = False) -> Scope:
-        """What the app may see: up to SCOPE_SECONDS old, or at present where `fresh`."""
+        """What the app may see; unless `fresh`, what it saw last while the monthly quota is spent.
+
+        This call counts against the quota, and those that read what may be seen do not (api.md §8).
+        """
         key = f"bridge:scope:{self._name}"
-        kept = None if fresh else self._tokens.redis.get(key)
-        if kept is not None:
+        try:
+            scope = self._ask("/auth/scopes", None, answers.read_scope, live)
+        except QuotaSpent as error:
+            kept = None if fresh else self._tokens.redis.get(key)
+            if kept is None:
+                raise
+            log.warning("goes on with the scope that was told last", app=self._payer, reason=str(error))
             return msgspec.json.decode(kept, type=Scope)
-        scope = self._ask("/auth/scopes", None, answers.read_scope, live)
         self._tokens.redis.set(key, msgspec.json.encode(scope), ex=SCOPE_SECONDS)
         return scope
 
@@ -247,7 +251,7 @@ class DingTalk:
         keep: Keep | None = None,
     ) -> T:
         """One call within the budget, seen by `observe`; a throttle pauses it for every worker."""
-        self._budget.acquire(self._app, call, live=live)
+        self._budget.acquire(self._app, call, live=live, payer=self._payer)
         begun = time.perf_counter()
         outcome = "ok"
         try:
@@ -269,9 +273,11 @@ class DingTalk:
         if isinstance(error, AddressBanned):
             self._budget.pause_all(error.wait)
             log.error("DingTalk blocks this address: all calls pause", seconds=error.wait, code=error.code)
-        elif self._budget.pause(self._app, error.call, error.wait, error.code):
+            return
+        whose = self._payer if error.of_organisation else self._app
+        if self._budget.pause(whose, error.call, error.wait, error.code):
             say = log.error if isinstance(error, QuotaSpent) else log.warning
-            say("a call pauses", app=self._app, call=error.call, code=error.code, reason=error.__doc__)
+            say("a call pauses", app=whose, call=error.call, code=error.code, reason=error.__doc__)
 
     def _send(self, call: str, query: dict[str, str], body: Json | None, timeout: Timeout) -> Response:
         try:

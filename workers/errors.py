@@ -52,6 +52,11 @@ class Throttled(ApiError):
         super().__init__(code, message, call)
         self.wait = wait
 
+    @property
+    def of_organisation(self) -> bool:
+        """Whether it is one organisation that has used up its own; it says nothing of an app's others."""
+        return isinstance(self, QuotaSpent) or "Org" in self.code
+
 
 class AddressBanned(Throttled):
     """DingTalk blocks this address for all APIs; ask again after the wait"""
@@ -123,7 +128,7 @@ _MENDS = {
     "not-the-api": "check dingtalk.api, it is not the address of DingTalk's API",
 }
 _GONE = frozenset({"60121", "33012", "60003", "33011", "70001"})
-_HIDDEN = frozenset({"50002", "50004"})
+HIDDEN_CODES = frozenset({"50002", "50004"})
 #: Of the ticket; of a temporary authorisation code that was used before, and a permanent code that is none.
 _TICKET = frozenset({"853005", "40085"})
 CODE_USED = "40078"
@@ -157,7 +162,7 @@ def from_code(code: str, message: str, call: str) -> ApiError:
 def _kind(code: str) -> type[ApiError]:
     if code in _GONE:
         return Gone
-    if code in _HIDDEN:
+    if code in HIDDEN_CODES:
         return Hidden
     if code in _TOKEN:
         return TokenExpired

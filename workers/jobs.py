@@ -1,5 +1,6 @@
 """Users' functions as RQ jobs: owed in the outbox, and enqueued in order."""
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,15 +46,22 @@ def run(outbox_id: int, version: int) -> NoReturn:
 
 
 def load_registry(config: Config) -> Registry:
-    """The functions of the configured modules, those of the working directory too. Raises JobsModuleMissing."""
+    """The functions of the configured modules, those of the working directory too.
+
+    Raises JobsModuleMissing with every fault.
+    """
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    faults: list[str] = []
     for name in config.jobs:
         try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever stands in the module
+            with contextlib.redirect_stdout(sys.stderr):  # a verb's result goes to the other
+                importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever stands in the module
             said = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise JobsModuleMissing([f"jobs: the module {name} cannot be imported: {said}"]) from error
+            faults.append(f"jobs: the module {name} cannot be imported: {said}")
+    if faults:
+        raise JobsModuleMissing(faults)
     return workers.registry
 
 

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from bridge.config import ClockConfig, HealConfig
+from workers.claimer import away
 from workers.comparison import Comparison, Report
 from workers.errors import ApiError
 from workers.lives import Lives
@@ -23,8 +24,8 @@ from workers.store.engine import Store
 SPREAD_SECONDS = 3600
 #: Seconds that a comparison is left to its clock without a sign of life, and between two such signs.
 LEASE_SECONDS, RENEW_SECONDS = 600, 60
-#: Seconds until a comparison that could not begin is tried again.
-RETRY_SECONDS = 3600
+#: Seconds until a comparison that could not begin is tried again; of a corp that was never compared, where it may pass.
+RETRY_SECONDS, FIRST_RETRY_SECONDS = 3600, 60
 
 log = structlog.get_logger()
 
@@ -160,16 +161,26 @@ class Nightly:
                     self._renew(corp_id, now + LEASE_SECONDS * SECOND)
                     renewed = now
         except ApiError as error:
-            report.faults = [str(error)]
-            retry = self._clock.now().micros + RETRY_SECONDS * SECOND
-            with self._store.writing() as connection:
-                comparisons.fail(connection, corp_id, begun, retry, report.as_dict())
             log.warning("cannot compare with DingTalk", corp=corp_id, reason=str(error))
-            return report
+            soon = state.copied_at is None and not error.permanent
+            return self._fail(report, begun, str(error), FIRST_RETRY_SECONDS if soon else RETRY_SECONDS)
+        except Exception as error:
+            if away(error):
+                raise
+            # One corp never stops the others.
+            log.exception("the comparison failed", corp=corp_id)
+            return self._fail(report, begun, type(error).__name__, RETRY_SECONDS)
         self._renew(corp_id, 0)
         if self._stopping.is_set():
             return None
         _tell(report)
+        return report
+
+    def _fail(self, report: Report, begun: int, reason: str, seconds: int) -> Report:
+        report.faults = [reason]
+        retry = self._clock.now().micros + seconds * SECOND
+        with self._store.writing() as connection:
+            comparisons.fail(connection, report.corp_id, begun, retry, report.as_dict())
         return report
 
     def _renew(self, corp_id: str, until: int) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from bridge import events, messages
 from bridge.events import Entity, Event
 from workers import answers, lenient
+from workers.errors import HIDDEN_CODES
 from workers.readers import GONE_CODES, Answer
 from workers.shapes import CorpName, RoleRow, SomeRoles
 from workers.store.draft import Absence
@@ -69,8 +70,12 @@ def _roles(happened: Iterable[Event]) -> Content | None:
 
 def _answer(event: Event, entity: Entity, data: Mapping[str, Any]) -> Answer:
     code = lenient.text_of(dict(data), "errcode")
+    if code in GONE_CODES[entity.kind]:
+        return Absence.GONE
+    if code in HIDDEN_CODES:
+        return Absence.HIDDEN
     if code not in ("", "0"):
-        return Absence.GONE if code in GONE_CODES[entity.kind] else Absence.HIDDEN
+        raise msgspec.ValidationError("errcode says nothing of it")
     if event.type in _REMOVALS:
         return Absence.GONE
     if entity.kind == "user":

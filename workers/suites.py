@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from bridge import events, messages
 from bridge.config import AppConfig, Config
 from bridge.events import Event
-from workers.errors import CODE_USED, ApiError, BadRequest, Gone, NotAuthorized, Throttled
+from workers.errors import CODE_USED, ApiError, BadRequest, Gone, NotAuthorized, SealBroken, Throttled
 from workers.moment import SECOND, Moment, RedisClock
 from workers.sealing import Seal
 from workers.shapes import Agent, Authorization, Scope
@@ -55,6 +55,7 @@ _STOPPED = "the corp has switched the app off"
 _DISSOLVED = "the corp was dissolved"
 _NO_CORP = "it names no corp"
 _NO_TICKET = "it carries no ticket"
+_NO_CODE = "it carries no temporary code"
 
 
 class Done(NamedTuple):
@@ -159,12 +160,18 @@ class Suites:
 
         Raises ApiError.
         """
-        corp_id = event.corp_id
         told = _Told(event.id, event.type, _when(event, accepted), event.quiet)
         if event.type == TICKET:
             return self._write(lambda: self._keeping(event, accepted), conclude)
+        corp_id = event.corp_id
         if event.type == CODE:
-            corp_id = self._exchange(event, told) or corp_id
+            said = messages.told(event)
+            code = said.get("authcode")
+            if not isinstance(code, str) or not code:
+                return self._write(lambda: lambda _tx: Done(_NO_CODE), conclude)
+            # The app's own corp is not the one that gave the code.
+            named = said.get("authcorpid") or said.get("corpid")
+            corp_id = self._exchange(event.app, code, told) or (corp_id if named else None)
         if corp_id is None:
             return self._write(lambda: lambda _tx: Done(_NO_CORP), conclude)
         deed = self._withdrawing if event.type in WITHDRAWALS else self._renewing
@@ -224,26 +231,23 @@ class Suites:
 
         return keep
 
-    def _exchange(self, event: Event, told: _Told) -> str | None:
+    def _exchange(self, app: str, code: str, told: _Told) -> str | None:
         """Exchange a temporary code, and keep what it gives before anything else is done; the corp it belongs to.
 
         A code works once. One that was used before was so by us, unless its event is older than what is known: what it
         gave lies in the datastore, or was lost with the process that asked; then the corp works all the same, as its
         token needs no permanent code, but DingTalk may wait for its activation.
         """
-        code = messages.told(event).get("authcode")
-        if not isinstance(code, str) or not code:
-            return None
-        suite_key = self._keys[event.app]
+        suite_key = self._keys[app]
         try:
-            given = self._clients[event.app].permanent_code(code)
+            given = self._clients[app].permanent_code(code)
         except BadRequest as error:
             if error.code != CODE_USED:
                 raise
             return None
         with self._store.writing() as tx:
             comparisons.raise_fence(tx, given.corp_id)
-            known = self._known(tx, event.app, given.corp_id)
+            known = self._known(tx, app, given.corp_id)
             newer = known is not None and known.told_at > told.at
             # Only a withdrawal undoes a code: one that is switched off may be switched on again, and then need it.
             if known is None or known.status != "revoked" or not newer:
@@ -258,6 +262,9 @@ class Suites:
                     agents=known.agents if known and known.status != "revoked" else None,
                     told_at=max(told.at, known.told_at if known else 0),
                 )
+                # The event may name no corp: if what follows fails, a comparison asks for the authorisation.
+                now = self._clock.now().micros
+                comparisons.make_due(tx, given.corp_id, now, now + self._settle, whole=False, allow_scope=False)
         return given.corp_id
 
     def _renewing(self, app: str, corp_id: str, told: _Told) -> Deed:
@@ -272,8 +279,11 @@ class Suites:
         try:
             seen = self._look(app, corp_id, known)
         except NotAuthorized:
-            if told.type in GRANTS and begun - told.at * 1000 < self._settle:
-                raise  # the answer may be older than the event, and a permanent code that is dropped never comes again
+            granted = known.told_at if known is not None and known.status != "revoked" else 0
+            if told.type in GRANTS:
+                granted = max(granted, told.at)
+            if begun - granted * 1000 < self._settle:
+                raise  # the answer may be older than that, and a permanent code that is dropped never comes again
             seen = None
         except Gone:
             return lambda _tx: Done(_DISSOLVED)
@@ -293,11 +303,22 @@ class Suites:
         suite = self._clients[app]
         told = suite.authorization(corp_id)
         agents = [_agent(agent, suite.agent_state(corp_id, agent.agentid)) for agent in told.agents]
-        if known and known.permanent_code and any(agent["close"] == INACTIVE for agent in agents):
-            suite.activate(corp_id, self._seal.open(known.permanent_code, self._keys[app], corp_id))
+        waits = any(agent["close"] == INACTIVE for agent in agents)
+        if waits and known and known.permanent_code and self._activate(app, corp_id, known.permanent_code):
             agents = [agent | {"close": OPEN} if agent["close"] == INACTIVE else agent for agent in agents]
         closed = bool(agents) and all(agent["close"] == CLOSED for agent in agents)
-        return _Seen(told, agents, None if closed else suite.corp(corp_id).scopes(fresh=True))
+        return _Seen(told, agents, None if closed else suite.corp(corp_id).scopes())
+
+    def _activate(self, app: str, corp_id: str, sealed: str) -> bool:
+        """Whether the suite is activated; what stands against it for good hinders no read."""
+        try:
+            self._clients[app].activate(corp_id, self._seal.open(sealed, self._keys[app], corp_id))
+        except (SealBroken, ApiError) as error:
+            if isinstance(error, ApiError) and not error.permanent:
+                raise
+            log.warning("cannot activate a suite", app=app, corp=corp_id, reason=str(error))
+            return False
+        return True
 
     def _grant(
         self,
@@ -313,11 +334,14 @@ class Suites:
         values: dict[str, Any] = {"status": status, "agents": seen.agents}
         if seen.scope is not None:
             values["scope"] = comparisons.as_json(seen.scope)
-        told_at = max(told.at, known.told_at if known else 0)
-        suites.write(tx, self._keys[app], corp_id, self._now(), told_at=told_at, **values)
+        # A corp that is back is so since its withdrawal: fed in again, that takes nothing away.
+        known_at = 0 if known is None else known.told_at + (known.status == "revoked")
+        suites.write(tx, self._keys[app], corp_id, self._now(), told_at=max(told.at, known_at), **values)
         changes = _write_corp(tx, corp_id, told, comparisons.at(begun), seen.authorization.corp_name)
         if status == "stopped":
             self._halt(tx, corp_id)
+            if told.type in GRANTS:  # the answer may be older than that
+                comparisons.make_due(tx, corp_id, begun, begun + self._settle, whole=False, allow_scope=False)
             return Done(changes=changes)
         begins = known is None or known.status != "active" or known.scope is None
         if begins or told.type:
@@ -342,7 +366,9 @@ class Suites:
 
     def _revoke(self, tx: Connection, app: str, corp_id: str, known: Authorized | None, told: _Told) -> Done:
         """Its secrets go and its work stops; its rows stay as last seen."""
-        told_at = max(told.at, known.told_at if known else 0)
+        told_at = known.told_at if known else 0
+        if told.type in WITHDRAWALS:  # else an answer says so, and not since when
+            told_at = max(told.at, told_at)
         suites.write(tx, self._keys[app], corp_id, self._now(), status="revoked", permanent_code=None, told_at=told_at)
         self._clients[app].corp(corp_id).forget()
         if not self._halt(tx, corp_id):

@@ -1,6 +1,6 @@
 """Access tokens in Redis, shared by all workers: one refreshes, the others use the old token or wait for the new.
 
-Redis keys, K being an app, or an app and a corp:
+Redis keys, K being an app and its app_key or suite_key, with a token for each corp also the corp:
   bridge:token:K    hash: token, margin (ms before its end at which a new one is due); expires with the token
   bridge:refresh:K  a random word of whoever refreshes now
 """

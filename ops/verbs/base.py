@@ -37,6 +37,11 @@ def guarded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             for fault in error.faults:
                 click.echo(fault, err=True)
             sys.exit(USAGE)
+        except UnicodeEncodeError as error:
+            if error.encoding != "utf-8":
+                raise  # what cannot be shown here; the others were given by whoever calls
+            click.echo("a value that was given is no text: it holds what UTF-8 cannot tell", err=True)
+            sys.exit(USAGE)
         except UnknownApp as error:
             click.echo(f"{error} in config.yaml", err=True)
             sys.exit(USAGE)

@@ -8,9 +8,10 @@ import structlog
 
 from bridge import config as configuration
 from bridge import events
-from ops import compose, logs
+from ops import compose
 from ops.logs import SUPERVISED_VARIABLE
 from ops.supervisor import Process, Supervisor, until_told
+from ops.userjobs import owing_queues
 from ops.verbs.base import example, guarded
 from workers import jobs
 from workers.clock import Clock
@@ -32,7 +33,6 @@ def work(names: Sequence[str]) -> None:
     known = events.queue_names()
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"there is no event queue {', '.join(unknown)}; there are {', '.join(known)}")
-    logs.configure("work")
     parts = compose.open_parts(configuration.load())
     worker = compose.sync_worker(parts, names or known)
     log.info("working", queues=len(names or known), name=worker.name)
@@ -49,10 +49,10 @@ def work(names: Sequence[str]) -> None:
 @guarded
 def jobs_command(names: Sequence[str]) -> None:
     """RQ workers for the jobs that users wrote; without names, one process for each of their queues."""
-    logs.configure("jobs")
     config = configuration.load()
     registry = jobs.load_registry(config)
-    known = registry.queues()
+    with compose.migrated(config) as store, store.reading() as sql:
+        known = list(dict.fromkeys([*registry.queues(), *owing_queues(sql)]))
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"no function of yours waits on {', '.join(unknown)}; there are {', '.join(known)}")
     wanted = list(names or known)
@@ -73,7 +73,6 @@ def jobs_command(names: Sequence[str]) -> None:
 @guarded
 def clock() -> None:
     """Scheduled upkeep; safe to run several, one leads."""
-    logs.configure("clock")
     config = configuration.load()
     connection = compose.trusted_redis(config)
     with compose.migrated(config) as store:

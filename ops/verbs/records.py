@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import click
+from sqlalchemy.engine import URL
 
 from bridge import config as configuration
 from bridge import intake, queues
@@ -15,7 +16,7 @@ from bridge.accept import Acceptor
 from bridge.errors import BridgeError
 from bridge.queues import Patience
 from bridge.spool import SUFFIX, Spool
-from ops import compose, logs
+from ops import compose
 from ops.parameters import EntityName, Time
 from ops.printing import show
 from ops.standing import standing
@@ -27,6 +28,8 @@ from workers.store import migrate
 from workers.store.engine import open_store
 from workers.store.ledger import Status
 
+#: What the receiver calls the folder of its spool.
+_SPOOL = "spool"
 _NOTHING_SAID = "say which events: their ids, or one of --type, --corp, --entity, --status, --since, --until"
 
 
@@ -38,7 +41,19 @@ def migrate_command(as_json: bool) -> None:
     store = open_store(configuration.load().datastore.url)
     revision = migrate.migrate(store)
     store.close()
-    show({"revision": revision}, as_json, f"the datastore's tables are those of revision {revision}")
+    where = _where(store.engine.url)
+    said = f"the datastore's tables are those of revision {revision}: {where}"
+    show({"revision": revision, "datastore": where}, as_json, said)
+
+
+def _where(url: URL) -> str:
+    """Which datastore that is, for people; without user and password."""
+    if url.get_backend_name() == "sqlite":
+        return f"SQLite in {url.database}"
+    hosts = url.query.get("host", url.host or "this host")
+    at = hosts if isinstance(hosts, str) else ", ".join(hosts)
+    port = f" port {url.port}" if url.port else ""
+    return f"PostgreSQL, database {url.database or url.username} at {at}{port}"
 
 
 @click.command(epilog=example("dingbridge drain /mnt/receiver-2/var/spool"))
@@ -46,13 +61,25 @@ def migrate_command(as_json: bool) -> None:
 @json_option
 @guarded
 def drain(folder: Path, as_json: bool) -> None:
-    """Feed in the spool of a host that does not come back. It fails where a segment cannot be read, and stays."""
-    logs.configure("drain")
-    count = intake.drain(Spool(folder), Acceptor(compose.trusted_redis(configuration.load())))
+    """Feed in the spool of a host that does not come back; FOLDER is the spool, or the `var` that it lies in.
+
+    It fails where a segment cannot be read, and stays.
+    """
+    lies = _spool_at(folder)
+    count = intake.drain(Spool(lies), Acceptor(compose.trusted_redis(configuration.load())))
     show({"events": count}, as_json, f"{count} events were new; what is drained is deleted")
-    if left := [path for path in folder.glob(f"*{SUFFIX}") if not _is_held(path)]:
-        fault = f"{len(left)} segments in {folder} could not be read and stay; their events are nowhere else"
+    if left := [path for path in lies.glob(f"*{SUFFIX}") if not _is_held(path)]:
+        fault = f"{len(left)} segments in {lies} could not be read and stay; their events are nowhere else"
         complain([f"{fault}: look at the warnings, the files' owner and the disk, then drain again"])
+
+
+def _spool_at(folder: Path) -> Path:
+    """The spool that is meant; an empty one is known by its name. Raises BridgeError."""
+    if folder.resolve().name == _SPOOL or any(folder.glob(f"*{SUFFIX}")):
+        return folder
+    if (folder / _SPOOL).is_dir():
+        return folder / _SPOOL
+    raise BridgeError(f"no spool segment lies in {folder}: name the spool, or the folder `var` that it lies in")
 
 
 def _is_held(segment: Path) -> bool:

@@ -10,11 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bridge import config as configuration
 from bridge.config import Config
 from bridge.errors import BridgeError
-from ops import comparing, compose, copying, logs
+from ops import comparing, compose, copying
 from ops.comparing import Healed, Looked
 from ops.printing import show
 from ops.verbs.base import FAILED, complain, example, guarded, json_option
-from workers.errors import ApiError
 from workers.store.suites import active_corps
 
 
@@ -30,7 +29,6 @@ def sync(app_name: str | None, corp: str | None, with_jobs: bool, as_json: bool)
     One that was killed goes on where it stood, for a day. Users' functions run for what a later copy changes, and stay
     quiet about a corp's first.
     """
-    logs.configure("sync")
     config = configuration.load()
     result = copying.copy_all(config, _corps(config, app_name, corp), with_jobs)
     show(result._asdict(), as_json, copying.told(result))
@@ -43,7 +41,6 @@ def sync(app_name: str | None, corp: str | None, with_jobs: bool, as_json: bool)
 @guarded
 def recover(app_name: str | None, as_json: bool) -> None:
     """Read DingTalk's list of failed callbacks now and feed it in; the clock does so by itself."""
-    logs.configure("recover")
     config = configuration.load()
     connection = compose.trusted_redis(config)
     with compose.migrated(config) as store:
@@ -73,7 +70,6 @@ def drift(app_name: str | None, corp: str | None, whole: bool, as_json: bool) ->
     It compares by lists and reads singly what differs, and up to a seventh of the rest, but at least a thousand. What
     it prints is people's data.
     """
-    logs.configure("drift")
     config = configuration.load()
     corps = _corps(config, app_name, corp)
     parts = compose.open_parts(config)
@@ -82,8 +78,8 @@ def drift(app_name: str | None, corp: str | None, whole: bool, as_json: bool) ->
         for corp_id in corps:
             try:
                 looked = comparing.look(parts, corp_id, whole, _told(bar, corp_id))
-            except ApiError as error:
-                found.faults.append(str(error))
+            except BridgeError as error:
+                found.faults.append(f"not compared: {corp_id}: {error}")
                 continue
             found.findings.extend(looked.findings)
             found.objections.extend(looked.objections)
@@ -92,7 +88,7 @@ def drift(app_name: str | None, corp: str | None, whole: bool, as_json: bool) ->
     if as_json:
         show(found.as_dict(), True, "")
     else:
-        comparing.print_findings(found.findings)
+        comparing.print_findings(found)
     for line in found.objections:
         click.echo(f"heal would remove nothing: {line}", err=True)
     for fault in found.faults:
@@ -117,7 +113,6 @@ def heal(
     Exits 0 when all is mended, 1 where something could not be read or where it stopped: a run that would remove
     suspiciously much, or finds that the app may see less than before, removes nothing and says what it would have done.
     """
-    logs.configure("heal")
     config = configuration.load()
     corps = _corps(config, app_name, corp)
     parts = compose.open_parts(config)
@@ -125,11 +120,11 @@ def heal(
     faults: list[str] = []
     with _progress() as bar:
         for corp_id in corps:
-            comparison = comparing.comparison(parts, corp_id, whole, allow_removals, allow_scope)
             try:
+                comparison = comparing.comparison(parts, corp_id, whole, allow_removals, allow_scope)
                 healed.append(comparing.heal(parts, comparison, _told(bar, corp_id)))
-            except ApiError as error:
-                faults.append(str(error))
+            except BridgeError as error:
+                faults.append(f"not mended: {corp_id}: {error}")
     parts.close()
     told = {"corps": [one.as_dict() for one in healed], "faults": faults}
     show(told, as_json, "\n".join(map(comparing.healed_line, healed)))

@@ -12,6 +12,7 @@ from bridge.queues import Patience
 from ops import doctoring
 from ops.compose import Clients
 from ops.doctoring import Finding
+from ops.parameters import Address
 from ops.printing import show
 from ops.registering import Registration
 from ops.verbs.base import FAILED, example, guarded, json_option
@@ -22,14 +23,14 @@ _MARKS = {"ok": "ok     ", "fault": "FAULT  ", "warning": "warning", "skipped": 
 
 
 @click.command(epilog=example("dingbridge doctor --url https://your.host"))
-@click.option("--url", help="Where DingTalk's callbacks come to; this machine's receiver by default.")
+@click.option("--url", type=Address(), help="Where DingTalk's callbacks come to; this machine's receiver by default.")
 @json_option
 @guarded
 def doctor(url: str | None, as_json: bool) -> None:
     """Check the set-up end to end and name each fault with its mend.
 
-    Redis, datastore, spool and processes; of each app the keys, the address, the ticket, the credentials and the
-    permissions. Exits 0 without a fault, 1 with one. It changes nothing.
+    Redis, datastore, spool, modules with jobs and processes; of each app the keys, the address, the ticket, the
+    credentials and the permissions. Exits 0 without a fault, 1 with one. It changes nothing.
     """
     config = configuration.load()
     receiver = url or f"http://{bind_address(config.listen, configuration.port('serve'))}"

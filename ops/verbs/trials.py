@@ -7,9 +7,14 @@ import click
 
 from bridge import config as configuration
 from ops import envelopes, simulation
+from ops.parameters import Address
 from ops.printing import json_object, show
+from ops.registering import is_address
 from ops.verbs.base import FAILED, example, guarded, json_option
 from ops.web import bind_address
+
+#: Part of every address of DingTalk itself.
+DINGTALK = ".dingtalk.com"
 
 
 @click.command(epilog=example("dingbridge --demo change user_leave_org --count 3"))
@@ -17,13 +22,16 @@ from ops.web import bind_address
 @click.option("--app", "app_name", help="The app whose organisation changes; the first by default.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="How many changes.")
 @click.option("--generation", type=click.Choice(["A", "B", "mixed"]), default="mixed", help="Of the callbacks.")
-@click.option("--url", help="The simulator; the one that dingtalk.api names by default.")
+@click.option("--url", type=Address(), help="The simulator; the one that dingtalk.api names by default.")
 @guarded
 def change(event: str | None, app_name: str | None, count: int, generation: str, url: str | None) -> None:
     """Make a simulated DingTalk change, at random or so that EVENT happens, and call back."""
     config = configuration.load()
+    simulator = url or config.dingtalk.api
+    if DINGTALK in simulator or not is_address(simulator):
+        raise click.UsageError("no simulator is named: give its --url, or say `dingbridge --demo change`")
     asked = {"app": app_name or config.apps[0].name, "event": event, "count": count, "generation": generation}
-    for made in simulation.change(url or config.dingtalk.api, asked):
+    for made in simulation.change(simulator, asked):
         click.echo(f"{made['event']} called back at {made['app']}")
 
 
@@ -35,7 +43,7 @@ def change(event: str | None, app_name: str | None, count: int, generation: str,
 @click.option("--dept", "departments", multiple=True, type=int, help="A department's id; may be repeated.")
 @click.option("--role", "roles", multiple=True, type=int, help="A role's id; may be repeated.")
 @click.option("--data", metavar="JSON", help="Fields that are added to the message, or replace what it has.")
-@click.option("--url", help="The receiver; this machine's by default.")
+@click.option("--url", type=Address(), help="The receiver; this machine's by default.")
 @json_option
 @guarded
 def send(

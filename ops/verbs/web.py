@@ -7,9 +7,10 @@ from flask import Flask
 from bridge import config as configuration
 from bridge import queues
 from bridge.queues import Patience
-from ops import logs, serve, simulation, supervisor
 from ops import run as whole
+from ops import serve, simulation, supervisor
 from ops.console.app import create_console
+from ops.parameters import Address
 from ops.verbs.base import example, guarded
 from ops.web import WebServer, bind_address
 from workers.store.engine import open_store
@@ -41,7 +42,6 @@ def serve_command() -> None:
 @guarded
 def console() -> None:
     """The operator's web page with rq-dashboard under /rq, on $PORT (8001)."""
-    logs.configure("console")
     config = configuration.load()
     port = configuration.port("console")
     supervisor.check_ports(config.listen, {"console": port})
@@ -57,11 +57,10 @@ def console() -> None:
 @click.command(epilog=example("dingbridge simulate --users 200 --seed 7"))
 @click.option("--users", default=200, show_default=True, type=click.IntRange(1), help="People in each organisation.")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same organisation.")
-@click.option("--callbacks", metavar="URL", help="Where changes are called back; this machine's receiver by default.")
+@click.option("--callbacks", type=Address(), help="Where changes are called back; this machine's receiver by default.")
 @guarded
 def simulate(users: int, seed: int, callbacks: str | None) -> None:
     """A DingTalk that runs offline, on $PORT (8002). Alone it changes nothing and sends nothing."""
-    logs.configure("simulate")
     config = configuration.load()
     port = configuration.port("simulate")
     supervisor.check_ports(config.listen, {"simulate": port})

@@ -223,11 +223,16 @@ class TestFaults:
         told = "encryption_key: the environment variable BRIDGE_KEY is not set"
         assert told in files.faults(unset) and len(files.faults(unset)) == 2
 
-    def test_two_readers_of_any_corp(self, files: Files) -> None:
-        readers = [app(name=name, app_key=name, app_secret="s") for name in "ab"]
-        (fault,) = files.faults({"apps": readers})
-        assert "only one may leave corp_id out" in fault
-        assert fault in files.faults({"listen": "", "apps": readers})
+    @pytest.mark.parametrize(
+        "other", [app(name="b", app_key="b", app_secret="s"), app(name="b", corp_id="c"), suite(), app(name="b")]
+    )
+    def test_beside_others_an_app_that_reads_names_its_corp(self, files: Files, other: dict[str, Any]) -> None:
+        """Its token is of one organisation; it would read the corps that nobody else reads, as if they were that."""
+        reader = app(app_key="k", app_secret="s")
+        (fault,) = files.faults({"apps": [other, reader]})
+        assert fault.startswith("apps: corp_id is missing in an app with an app_key")
+        assert fault in files.faults({"listen": "", "apps": [reader, other]})
+        assert files.load({"apps": [reader]}).reader("any") is not None
 
 
 class TestReferences:
@@ -366,13 +371,24 @@ class TestApps:
         secret = {"app_secret": "s"}
         config = self.config(
             app(name="blind", corp_id="c1"),
-            app(name="anywhere", app_key="k0", **secret),
             app(name="first", corp_id="c1", app_key="k1", **secret),
             app(name="second", corp_id="c1", app_key="k2", **secret),
             app(name="other", corp_id="c2", app_key="k3", **secret),
         )
         found = {corp: reader.name for corp in ("c1", "c2", "c3") if (reader := config.reader(corp))}
-        assert found == {"c1": "first", "c2": "other", "c3": "anywhere"}
+        assert found == {"c1": "first", "c2": "other"}
+
+    def test_of_suites_those_that_are_let_in_read(self) -> None:
+        config = self.config(
+            suite(name="s1", suite_key="k1", suite_secret="s"),
+            app(corp_id="c1", app_key="k", app_secret="s"),
+            suite(name="s2", suite_key="k2", suite_secret="s"),
+        )
+        reader = config.reader("c2", {"k2"})
+        assert reader is not None and reader.name == "s2"
+        assert config.reader("c2") is None
+        assert config.reader("c1", {"k1", "k2"}) is config.app("s1")
+        assert config.reader("c1", {"k2"}) is config.app("acme")
 
     def test_without_credentials_nobody_reads(self) -> None:
         assert self.config(app(corp_id="c1"), suite()).reader("c1") is None
@@ -415,6 +431,16 @@ def test_a_port_that_is_none_is_a_fault_of_the_configuration(tmp_path: Path) -> 
         ("redis://there/0?colour=blue", "has an option"),
         ("redis+sentinel://one:26379,two:port/main/0", "has a port"),
         ("redis+sentinel://one:26379/main/first", "names a database"),
+        ("redis+sentinel://one:26379/main?colour=blue", "has an option"),
+        ("redis+sentinel://one:26379/main?health_check_interval=often", "has an option"),
+        ("redis://there?decode_responses=true", "has an option"),
+        ("redis://there?socket_keepalive_options=1", "has an option"),
+        ("redis://there?redis_connect_func=os.system", "has an option"),
+        ("redis://there?maint_notifications_config=1", "has an option"),
+        ("redis://there?cache_config=1", "has an option"),
+        ("redis://there?protocol=9", "has an option"),
+        ("redis://there?ssl_cert_reqs=none", "has an option"),
+        ("rediss://there?ssl_cert_reqs=maybe", "has an option"),
     ],
 )
 def test_a_redis_url_that_cannot_work_is_told_at_once(files: Files, url: str, says: str) -> None:
@@ -424,7 +450,8 @@ def test_a_redis_url_that_cannot_work_is_told_at_once(files: Files, url: str, sa
 
 @pytest.mark.parametrize(
     "url", ["unix:///run/redis.sock?db=1", "unix://:word@/r.sock", "redis://h", "rediss://u:w@h:1/2?ssl_cert_reqs=none",
-            "redis+sentinel://:w@a:1,b/main/0", "redis+sentinel://a", "redis://[::1]:6379/0"],
+            "redis+sentinel://:w@a:1,b/main/0", "redis+sentinel://a", "redis://[::1]:6379/0",
+            "redis+sentinel://a/main?db=1&health_check_interval=30", "redis://h?client_name=us&protocol=3"],
 )  # fmt: skip
 def test_a_redis_url_that_can(files: Files, url: str) -> None:
     assert files.load(settings(redis={"url": url})).redis.url == url

@@ -119,6 +119,47 @@ def test_a_record_that_holds_the_whole_message_has_the_ids_that_its_callback_had
     assert {event.via for event in found} == {"failed_list"}
 
 
+CODED = {"SuiteKey": "suite1", "AuthCode": "c0de", "AuthCorpId": CORP}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        item("tmp_auth_code", tmp_auth_code=CODED),
+        item("tmp_auth_code", tmp_auth_code=json.dumps(CODED)),
+        item("tmp_auth_code", call_back_data=CODED),
+        item("tmp_auth_code", id=3, call_back_data=json.dumps(CODED)),
+        item("tmp_auth_code", data=json.dumps(CODED)),
+        item("tmp_auth_code", **CODED),
+    ],
+)
+def test_what_an_event_says_is_found_in_every_shape(given: dict[str, Any]) -> None:
+    event = only(given)
+    assert (messages.told(event)["authcode"], event.corp_id) == ("c0de", CORP)
+    again = events.Event(**{name: getattr(event, name) for name in event.__struct_fields__} | {"via": "replay"})
+    assert messages.told(again)["authcode"] == "c0de"
+
+
+ROW = {"subscribe_id": "1_0", "corp_id": CORP, "biz_id": "zhangsan", "biz_type": 13, "gmt_modified": BORN}
+ROWS = {"bizData": [ROW | {"biz_data": '{"syncAction":"user_add_org"}'}]}
+PUSH = "SYNC_HTTP_PUSH_MEDIUM"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        item(PUSH, call_back_data=json.dumps(ROWS)),
+        item(PUSH, call_back_data=ROWS),
+        item(PUSH, **{PUSH: ROWS}),
+        item(PUSH, **ROWS),
+    ],
+)
+def test_rows_without_their_envelope_are_events_of_their_own(given: dict[str, Any]) -> None:
+    (sent,) = messages.parse(json.dumps({"EventType": PUSH} | ROWS).encode(), "acme", None).events
+    event = only(given)
+    assert (event.id, event.type, event.user_ids, event.corp_id) == (sent.id, "user_add_org", ("zhangsan",), CORP)
+
+
 def test_a_type_that_nobody_knows_goes_to_other_with_all_it_says() -> None:
     given = item("bpms_instance_change", bpms_instance_change={"bpmsCallBackData": {"title": "x"}, "corpid": CORP})
     event = only(given)

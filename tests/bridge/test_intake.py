@@ -1,5 +1,6 @@
 """Events become durable in Redis, and in the spool while Redis is away; what was spooled reaches Redis."""
 
+import errno
 import json
 import signal
 import socket
@@ -8,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from bridge import embedded, messages
 from bridge import intake as module
@@ -216,6 +219,36 @@ def test_a_segment_that_cannot_be_read_ends_no_drainer(
     orphan.close()
     wait_until(lambda: waiting(server) == ["e1"], what="the other segment to be drained")
     assert broken.exists()
+
+
+def test_whatever_happens_ends_no_drainer(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis was away and is back; the line about it cannot be written, and then there is no memory."""
+    intake = idle(server, tmp_path)
+    intake._away.set()
+    intake._spool.add([event(1)])
+    failed: list[str] = []
+    real = module.drain
+
+    def unwritable(*_: object) -> None:
+        failed.append("line")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def drain(*arguments: Any) -> int:
+        if len(failed) == 1:
+            failed.append("memory")
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module.log, "info", unwritable)
+    monkeypatch.setattr(module, "drain", drain)
+    with capture_logs() as lines:
+        intake.start()
+        wait_until(lambda: waiting(server) == ["e1"], what="the spool to be drained")
+    assert failed[:2] == ["line", "memory"]
+    assert intake.take([event(2)]) == ["accepted"]  # it is not taken for away any more
+    assert [line["event"] for line in lines][:2] == ["the drainer failed; it goes on"] * 2
+    intake.stop()
 
 
 def test_what_another_process_left_while_this_one_lives_is_drained_too(

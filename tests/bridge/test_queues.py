@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from rq.serializers import JSONSerializer
 from bridge import embedded, queues
 from bridge.accept import Acceptor
 from bridge.config import Config
+from bridge.errors import NotDurable
 from bridge.events import Event, queue_names
 from bridge.messages import parse
 from bridge.queues import Patience, connect, decode, encode
 from tests.installation import settings
-from tests.servers import free_port, running_redis, wait_until
+from tests.servers import free_port, redis_process, running_redis, wait_until
 
 MESSAGE = '{"EventType":"user_add_org","UserId":["张三","0042"],"CorpId":"dingcorp01","eventId":"e-1"}'.encode()
 
@@ -179,6 +180,109 @@ class TestPatience:
             assert time.perf_counter() - begun > 0.1
 
 
+class TestUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://127.0.0.1/0?socket_timeout=30&socket_connect_timeout=30&retry_on_error=x",
+            "unix:///nowhere?socket_timeout=30&socket_connect_timeout=30",
+            "redis+sentinel://127.0.0.1/main?socket_timeout=30&socket_connect_timeout=30",
+        ],
+    )
+    def test_our_patience_wins(self, url: str) -> None:
+        with connect(config(url), Patience.RECEIVER) as client:
+            given = client.connection_pool.connection_kwargs
+            connect_seconds, read_seconds, retries = Patience.RECEIVER.value
+            assert (given["socket_connect_timeout"], given["socket_timeout"]) == (connect_seconds, read_seconds)
+            assert given["retry"].get_retries() == retries and given["retry_on_error"] == [redis.ReadOnlyError]
+
+    def test_a_server_that_hangs_is_given_up_whatever_the_url_says(self) -> None:
+        with hung() as number:
+            assert seconds_to_fail(f"redis://127.0.0.1:{number}?socket_timeout=30") < 0.25
+
+    @pytest.mark.parametrize("scheme", ["redis", "redis+sentinel"])
+    def test_its_options_have_their_own_types(self, scheme: str) -> None:
+        url = f"{scheme}://u:p%40ss@h/3?health_check_interval=30&socket_keepalive=false&client_name=us"
+        with connect(config(url), Patience.RECEIVER) as client:
+            given = client.connection_pool.connection_kwargs
+            assert (given["health_check_interval"], given["socket_keepalive"], given["client_name"]) == (
+                30,
+                False,
+                "us",
+            )
+            assert (given["username"], given["password"]) == ("u", "p@ss")
+
+    @pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis://h?protocol=3", "redis+sentinel://h"])
+    def test_no_server_can_raise_our_patience(self, url: str) -> None:
+        """As Redis Cloud does while it is being maintained."""
+        with connect(config(url), Patience.RECEIVER) as client:
+            found = client.connection_pool.make_connection().maint_notifications_config
+            assert not (found and found.enabled)
+
+
+class TestDemoted:
+    """A master that has become a replica keeps its connections; its name leads to the new one."""
+
+    @pytest.fixture
+    def fail_over(self, tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+        with redis_process() as old, redis_process() as new:
+            name = tmp_path / "redis.sock"
+            name.symlink_to(old.path)
+
+            def act() -> None:
+                with redis.Redis.from_url(old.url) as client:
+                    client.replicaof("127.0.0.1", free_port())
+                name.unlink()
+                name.symlink_to(new.path)
+
+            yield f"unix://{name}", act
+
+    def test_it_is_left_for_the_new_one(self, fail_over: tuple[str, Callable[[], None]]) -> None:
+        url, act = fail_over
+        with connect(config(url), Patience.RECEIVER) as client:
+            client.set("key", "old")
+            act()
+            with pytest.raises(redis.ReadOnlyError):
+                client.set("key", "new")
+            assert client.set("key", "new")
+
+    def test_a_worker_does_not_even_notice(self, fail_over: tuple[str, Callable[[], None]]) -> None:
+        url, act = fail_over
+        with connect(config(url), Patience.WORKER) as client:
+            client.set("key", "old")
+            act()
+            assert client.set("key", "new")
+
+    def test_events_go_to_the_new_one_at_the_second_try(self, fail_over: tuple[str, Callable[[], None]]) -> None:
+        url, act = fail_over
+        with connect(config(url), Patience.RECEIVER) as client:
+            acceptor = Acceptor(client)
+            assert acceptor.accept([event()]) == [True]
+            act()
+            with pytest.raises(NotDurable, match="ReadOnlyError"):
+                acceptor.accept([event()])
+            assert [acceptor.accept([event()]) for _ in range(3)] == [[True], [False], [False]]
+
+    def test_before_redis_7_too(
+        self, fail_over: tuple[str, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There a script's error is its own, and quotes the server's."""
+        url, act = fail_over
+
+        def refuse(*_: object) -> None:
+            raise redis.ResponseError("Error running script (call to f_1): @user_script:9: -READONLY You can't write")
+
+        with connect(config(url), Patience.RECEIVER) as client:
+            acceptor = Acceptor(client)
+            assert acceptor.accept([event()]) == [True]
+            act()
+            with monkeypatch.context() as older:
+                older.setattr(redis.Redis, "evalsha", refuse)
+                with pytest.raises(NotDurable):
+                    acceptor.accept([event()])
+            assert acceptor.accept([event()]) == [True]
+
+
 @contextmanager
 def sentinel(folder: Path, master: int, service: str) -> Iterator[int]:
     """The port of a real sentinel that watches a master."""
@@ -211,6 +315,8 @@ class TestSentinel:
             with connect(config(url), Patience.RECEIVER) as client:
                 assert Acceptor(client).accept([event()]) == [True]
                 assert client.connection_pool.connection_kwargs["db"] == 3
+            with connect(config(url.removesuffix("3") + "?db=3&socket_timeout=1"), Patience.RECEIVER) as client:
+                assert Acceptor(client).accept([event()]) == [False]
             with redis.Redis(port=master, db=3) as direct:
                 assert direct.lrange("rq:queue:user_add_org", 0, -1) == [b"e-1"]
             unknown = connect(config(url.replace("/main/", "/other/")), Patience.RECEIVER)

@@ -37,6 +37,7 @@ class Server(NamedTuple):
 
     port: int
     process: subprocess.Popen[bytes]
+    log: Path
 
     def request(self, method: str, target: str, body: bytes = b"", chunk: int = 0) -> Answer:
         """One request as it is written here; a body in chunks of that many bytes, or with its length."""
@@ -55,12 +56,21 @@ class Server(NamedTuple):
             connection.close()
 
     def accepted(self, app: str) -> float:
+        return self.counted("dingbridge_events_total", outcome="accepted", app=app)
+
+    def refused(self, status: int) -> float:
+        return self.counted("dingbridge_callbacks_refused_total", status=str(status), app="none")
+
+    def counted(self, name: str, **labels: str) -> float:
         text = self.request("GET", "/metrics").body.decode()
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        named = [sample for sample in samples if sample.name == "dingbridge_events_total"]
-        return sum(
-            found.value for found in named if found.labels["outcome"] == "accepted" and found.labels["app"] == app
-        )
+        return sum(found.value for found in samples if found.name == name and labels.items() <= found.labels.items())
+
+    def say(self, text: bytes) -> bytes:
+        """All that is answered to these bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as sender:
+            sender.sendall(text)
+            return b"".join(iter(lambda: sender.recv(65536), b""))
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +86,13 @@ def server(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PYTHONPATH": str(ROOT),
     }
     port = free_port()
-    options = ["--workers", "2", "--worker-class", "gthread", "--threads", "8", "--bind", f"127.0.0.1:{port}"]
+    options = ["--workers", "2", "--worker-class", "ops.web.Worker", "--threads", "8", "--bind", f"127.0.0.1:{port}"]
     command = [sys.executable, "-m", "gunicorn", *options, "tests.bridge.wsgi:create()"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 20, "gunicorn")
-        yield Server(port, process)
+        yield Server(port, process, folder / "log")
     finally:
         process.terminate()
         process.wait(10)
@@ -123,6 +133,31 @@ def test_chunks_that_are_none(server: Server, body: bytes) -> None:
         sender.sendall(head.encode() + body)
         received = sender.recv(65536)
     assert received.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+        (400, b"<secret> / HTTP/1.1\r\n\r\n"),
+        (400, b"GET / HTTP/secret\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nsecret\r\n\r\n"),
+        (414, b"GET /" + b"secret" * 1000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (417, b"POST / HTTP/1.1\r\nHost: x\r\nExpect: secret\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"secret" * 2000 + b"\r\n\r\n"),
+        (501, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: secret\r\n\r\n"),
+    ],
+)
+def test_what_gunicorn_refuses_is_refused_as_by_us(server: Server, status: int, text: bytes) -> None:
+    before = server.refused(status)
+    head, _, body = server.say(text).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and b"Content-Type: application/json" in head
+    assert f"Content-Length: {len(body)}".encode() in head and b"Connection: close" in head
+    told = json.loads(body)
+    assert set(told) == {"error"} and told["error"] and b"\n" not in body
+    assert server.refused(status) == before + 1
+    log = server.log.read_text()
+    assert f"status={status}" in log and "secret" not in log and "Invalid request" not in log
 
 
 @pytest.mark.parametrize("chunk", [0, 1 << 16])

@@ -14,15 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import yaml
+from click.testing import CliRunner
 
 from bridge import messages
 from bridge.accept import Acceptor
 from bridge.spool import Spool
 from ops import cli
+from ops.console.backlog import observe
+from ops.verbs import repairs
 from tests.installation import CORP, Installation, installed, settings
-from tests.servers import free_port, running_redis
+from tests.servers import free_port, running_redis, wait_until
 from tests.truth import differences
+from workers import jobs
 from workers.store import tables
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,8 +100,9 @@ def test_a_redis_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
     assert "redis.url" in shown.stderr
 
 
-@pytest.mark.parametrize("verb", [["serve"], ["work"], ["drain", "."], ["replay", "some-event"]])
+@pytest.mark.parametrize("verb", [["serve"], ["work"], ["run"], ["drain", "spool"], ["replay", "some-event"]])
 def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: list[str], tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
     with running_redis("--appendonly", "no") as url:
         given = environ(tmp_path, redis={"url": url}, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
         assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
@@ -104,6 +110,20 @@ def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: list[str], 
     assert (shown.returncode, shown.stdout) == (1, "")
     assert shown.stderr.count("\n") == 1
     assert "appendonly yes" in shown.stderr
+
+
+def test_what_is_logged_never_stands_in_a_result(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("print('said by a module')")
+    with running_redis("--appendonly", "no") as url:
+        unsafe = {"url": url, "accept_unsafe": True}
+        given = environ(tmp_path, redis=unsafe, datastore={"url": f"sqlite:///{tmp_path}/d.db"}, jobs=["mine"])
+        assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
+        shown = dingbridge("replay", "some-event", "--json", environ=given, folder=tmp_path)
+        doctor = dingbridge("doctor", "--json", environ=given, folder=tmp_path)
+    assert json.loads(shown.stdout)["events"] == 0
+    assert "appendonly yes" in shown.stderr
+    assert "module" in [finding["check"] for finding in json.loads(doctor.stdout)["findings"]]
+    assert "said by a module" in doctor.stderr
 
 
 def test_a_datastore_without_tables_says_what_to_do(tmp_path: Path, redis_url: str) -> None:
@@ -123,6 +143,14 @@ def test_a_datastore_of_a_newer_version_is_one_clear_line(tmp_path: Path) -> Non
     assert "not of a version that this program knows" in shown.stderr
 
 
+def test_migrate_says_which_datastore_that_was(tmp_path: Path, datastore_url: str) -> None:
+    given = environ(tmp_path, datastore={"url": datastore_url})
+    shown = dingbridge("migrate", environ=given, folder=tmp_path)
+    where = f"SQLite in {tmp_path}/dingbridge.db" if "sqlite" in datastore_url else "PostgreSQL, database test_"
+    assert where in shown.stdout
+    assert where in json.loads(dingbridge("migrate", "--json", environ=given, folder=tmp_path).stdout)["datastore"]
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     given = environ(tmp_path, var=str(tmp_path / "file" / "var"), redis={"url": "embedded"})
@@ -138,6 +166,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
         ("mine", "from workers import no_such_name", "ImportError: cannot import name 'no_such_name'"),
         ("mine", "def", "SyntaxError: "),
         ("mine", "raise RuntimeError('first\\nsecond')", "RuntimeError: first"),
+        ("mine", "raise SystemExit(0)", "SystemExit: 0"),
     ],
 )
 def test_a_module_with_jobs_that_fails_is_one_clear_line(name: str, text: str, said: str, tmp_path: Path) -> None:
@@ -145,6 +174,14 @@ def test_a_module_with_jobs_that_fails_is_one_clear_line(name: str, text: str, s
     shown = dingbridge("jobs", environ=environ(tmp_path, jobs=[name]), folder=tmp_path)
     assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
     assert f"the module {name} cannot be imported: {said}" in shown.stderr
+
+
+def test_everything_at_once_is_not_started_with_modules_that_fail(tmp_path: Path) -> None:
+    given = environ(tmp_path, jobs=["no_such_module", "nor_this"]) | {"PORT": str(free_port())}
+    shown = dingbridge("run", environ=given, folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 2)
+    assert "the module no_such_module cannot" in shown.stderr and "the module nor_this cannot" in shown.stderr
+    assert not (tmp_path / "var").exists()
 
 
 def test_a_port_with_no_room_above_it_is_one_clear_line(tmp_path: Path) -> None:
@@ -162,7 +199,7 @@ def test_an_unknown_queue_is_wrong_usage(tmp_path: Path) -> None:
 def test_a_queue_that_no_job_waits_on_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from workers import on\non('user_add_org', queue='slow')(print)\n")
     given = environ(tmp_path, jobs=["mine"])
-    given["PYTHONPATH"] += f":{tmp_path}"
+    assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
     shown = dingbridge("jobs", "slow", "NOSUCHQUEUE", environ=given, folder=tmp_path)
     assert shown.returncode == 2
     assert "no function of yours waits on NOSUCHQUEUE; there are jobs, slow" in shown.stderr
@@ -176,6 +213,62 @@ def test_an_address_where_nobody_answers_is_named(verb: list[str], tmp_path: Pat
     assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
     assert f"no answer from http://127.0.0.1:{port}: Connection refused" in shown.stderr
     assert "pa55word" not in shown.stderr
+
+
+@pytest.mark.parametrize("url", ["foo", "http://", "http://[x", "http://me:pa55word@host:port"])
+@pytest.mark.parametrize("verb", [["send", "user_add_org", "--url"], ["change", "--url"], ["register"]])
+def test_what_is_no_address_is_named_without_a_traceback(verb: list[str], url: str, tmp_path: Path) -> None:
+    shown = dingbridge(*verb, url, environ=environ(tmp_path), folder=tmp_path)
+    assert shown.returncode == (1 if verb == ["register"] else 2)
+    assert "no address: write http" in shown.stderr
+    assert "Traceback" not in shown.stderr and "pa55word" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [["send", "user_add_org", "--data", '{"x":"\\ud800"}'], ["send", "\udcff"], ["status", "\udcff"]]
+)
+def test_what_is_no_text_is_one_clear_line(verb: list[str], tmp_path: Path, redis_url: str) -> None:
+    given = environ(tmp_path, redis={"url": redis_url})
+    assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
+    shown = dingbridge(*verb, environ=given, folder=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert "is no text" in shown.stderr
+
+
+def test_a_change_is_asked_of_a_simulator_alone(place: Installation) -> None:
+    given, folder = place.environment(), place.folder
+    real = dingbridge("change", environ=given | {"DINGTALK_API": "https://oapi.dingtalk.com/"}, folder=folder)
+    assert (real.returncode, real.stdout) == (2, "")
+    assert "no simulator is named" in real.stderr
+    for path in ("readyz", "healthz"):  # what answers with JSON of another kind, and with none
+        with place.receiving() as url:
+            other = dingbridge("change", "--url", f"{url}/{path}?", environ=given, folder=folder)
+        assert (other.returncode, other.stdout, other.stderr.count("\n")) == (1, "", 1)
+    made = dingbridge("change", "user_add_org", environ=given, folder=folder)
+    assert made.stdout == "user_add_org called back at acme\n"
+
+
+def test_jobs_that_wait_on_a_former_queue_are_run(place: Installation, tmp_path: Path) -> None:
+    connection = place.parts.connection
+    owed = {"function": "mine.print", "queue": "former", "event_id": "e1", "lane": "one"}
+    with place.parts.store.writing() as sql:
+        sql.execute(sa.insert(tables.outbox).values(owed))
+    jobs.Dispatcher(place.parts.store, connection).dispatch(["one"])
+    shown = dingbridge("doctor", environ=place.environment(), folder=place.folder)
+    assert "1 jobs are owed on the queue former, which nobody serves → start `dingbridge jobs former`" in shown.stdout
+    for arguments in (["former"], []):
+        command = [sys.executable, "-m", "ops", "jobs", *arguments]
+        with subprocess.Popen(command, env=place.environment(), cwd=place.folder) as process:
+            try:
+                served = [arguments[0]] if arguments else ["former", "jobs"]
+                wait_until(lambda wanted=served: queues_served(place) == wanted, 30, "the workers")  # type: ignore[misc]
+                wait_until(lambda: not connection.llen("rq:queue:former"), 10, "the job to be taken")
+            finally:
+                process.terminate()
+
+
+def queues_served(place: Installation) -> list[str]:
+    return sorted(queue for worker in observe(place.parts.connection).workers for queue in worker.queues)
 
 
 @pytest.fixture
@@ -292,6 +385,22 @@ def test_a_spool_of_another_host_is_drained(place: Installation, tmp_path: Path)
     assert place.parts.connection.lrange("rq:queue:user_modify_org", 0, -1) == [b"e1"]
 
 
+def test_a_spool_is_also_found_in_the_folder_above_it(place: Installation, tmp_path: Path) -> None:
+    given, var = place.environment(), tmp_path / "other"
+    (var / "metrics").mkdir(parents=True)
+    for folder in (var, var / "metrics"):
+        shown = dingbridge("drain", str(folder), environ=given, folder=place.folder)
+        assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+        assert f"no spool segment lies in {folder}" in shown.stderr
+    other = Spool(var / "spool")
+    message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}
+    other.add(messages.parse(json.dumps(message).encode(), "acme", CORP).events)
+    other.close()
+    for left, folder in ((1, var), (0, var), (0, var / "spool")):
+        shown = dingbridge("drain", str(folder), "--json", environ=given, folder=place.folder)
+        assert (shown.returncode, json.loads(shown.stdout)) == (0, {"events": left})
+
+
 def test_segments_that_cannot_be_drained_are_a_fault_unless_somebody_writes_them(
     place: Installation, tmp_path: Path
 ) -> None:
@@ -347,6 +456,26 @@ def test_drift_tells_and_heal_mends(place: Installation) -> None:
     assert healed.returncode == 0, healed.stderr
     assert json.loads(healed.stdout)["corps"][0]["mended"] == {"user update": 1}
     assert dingbridge("drift", environ=given, folder=folder).returncode == 0
+
+
+def test_what_was_not_compared_is_not_called_equal(place: Installation) -> None:
+    given = place.environment() | {"DINGTALK_API": f"http://127.0.0.1:{free_port()}"}
+    for verb, said in (("drift", "not compared"), ("heal", "not mended")):
+        shown = dingbridge(verb, environ=given, folder=place.folder)
+        assert shown.returncode == 1
+        assert f"{said}: {CORP}: " in shown.stderr
+        assert "no difference" not in shown.stdout
+
+
+def test_a_corp_that_cannot_be_compared_hides_no_other(place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "_corps", lambda *_: [CORP, "dingnobody"])
+    env = place.environment()
+    drift = CliRunner().invoke(cli.main, ["drift", "--json"], env=env)
+    assert (drift.exit_code, len(json.loads(drift.stdout)["differences"]) > 10) == (1, True), drift.output
+    heal = CliRunner().invoke(cli.main, ["heal", "--json"], env=env)
+    assert (heal.exit_code, [corp["corp_id"] for corp in json.loads(heal.stdout)["corps"]]) == (1, [CORP])
+    for shown in (drift, heal):
+        assert "dingnobody: no app has the credentials to read dingnobody" in shown.stderr
 
 
 def test_heal_that_would_remove_too_much_asks(place: Installation) -> None:

@@ -196,6 +196,35 @@ def test_a_redis_that_is_away(tmp_path: Path) -> None:
     assert [finding.state for finding in found if finding.check == "callbacks"] == ["skipped"]
 
 
+def test_it_makes_nothing(tmp_path: Path) -> None:
+    given = settings(var=str(tmp_path / "var"), datastore={"url": f"sqlite:///{tmp_path}/var/d.db"})
+    found = list(examine(Config.model_validate(given), f"http://127.0.0.1:{free_port()}"))
+    assert ("datastore", "tables") in faults(found)
+    assert [(one.subject, one.check) for one in found if one.state == "skipped"] == [
+        ("redis", "address"),
+        ("acme", "callbacks"),
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_datastore_that_is_no_url(tmp_path: Path) -> None:
+    given = settings(var=str(tmp_path / "var"), datastore={"url": "postgresql+psycopg://u@h:port/d"})
+    found = list(examine(Config.model_validate(given), f"http://127.0.0.1:{free_port()}"))
+    assert ("datastore", "address") in faults(found)
+    assert found[-1].subject == "acme"
+
+
+def test_modules_with_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_sound_module.py").touch()
+    (tmp_path / "a_module_that_ends.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    names = ["a_sound_module", "a_module_that_ends", "no_such_module"]
+    found = list(examine(Config.model_validate(settings(jobs=names)), f"http://127.0.0.1:{free_port()}"))
+    told = [finding for finding in found if finding.check == "module"]
+    assert [finding.state for finding in told] == ["ok", "fault", "fault"]
+    assert all(name in finding.text for name, finding in zip(names, told, strict=True))
+
+
 class TestTheVerbs:
     def run(self, place: Installation, *verb: str, **changed: Any) -> Result:
         path = place.folder / "doctor.yaml"

@@ -1,4 +1,4 @@
-"""`dingbridge run --demo` on a machine with nothing: an event is soon applied, what dies comes back, all stops."""
+"""`dingbridge run --demo`, wherever it is called: an event is soon applied, what dies comes back, all stops."""
 
 import io
 import os
@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 import redis
+import yaml
 
 from bridge import embedded
 from ops.run import Screen
-from tests.installation import answers
+from tests.installation import answers, settings
 from tests.servers import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
+#: An address of this machine that is not the usual one; macOS has no other.
+HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 
 
 def bases() -> int:
@@ -31,7 +34,7 @@ def bases() -> int:
         try:
             for offset in range(3):
                 with socket.socket() as tried:
-                    tried.bind(("127.0.0.1", port + offset))
+                    tried.bind((HOST, port + offset))
         except OSError:
             continue
         return port
@@ -39,13 +42,19 @@ def bases() -> int:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int, Path]]:
-    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    """In a folder with packages called like ours, on an address of its own, in an environment of production."""
+    shipped = (ROOT / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(shipped.replace("listen: 127.0.0.1", f"listen: {HOST}"))
+    for name in ("bridge", "workers", "ops", "simulator"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not ours')")
     port = bases()
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "DATABASE", "BRIDGE"))}
+    given = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE")}
     given |= {"PYTHONPATH": str(ROOT), "PORT": str(port)}
+    given |= {"REDIS_URL": "redis://127.0.0.1:1", "DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
     output = tmp_path / "output"
     with output.open("wb") as log:
-        command = [sys.executable, "-m", "ops", "run", "--demo"]
+        command = [sys.executable, "-P", "-m", "ops", "run", "--demo"]
         process = subprocess.Popen(command, env=given, cwd=tmp_path, stdout=log, stderr=log)
     try:
         yield process, port, tmp_path
@@ -90,11 +99,17 @@ def test_the_demonstration(demo: tuple["subprocess.Popen[bytes]", int, Path]) ->
     wait_until(lambda: applied() > 0, 60, "the first applied event")
     wait_until(lambda: re.search(r"user_add_org +applied", output.read_text()), 20, "its line")
     shown = output.read_text()
-    for address in (f":{port}/callback/acme", f":{port + 1}", f":{port + 2}/_sim"):
+    for address in (f"{HOST}:{port}/callback/acme", f"{HOST}:{port + 1}", f"{HOST}:{port + 2}/_sim"):
         assert address in shown
-    assert "Traceback" not in shown
-    assert answers(f"http://127.0.0.1:{port}/readyz")
-    assert answers(f"http://127.0.0.1:{port + 1}/healthz")
+    assert answers(f"http://{HOST}:{port}/readyz")
+    assert answers(f"http://{HOST}:{port + 1}/healthz")
+    wait_until(lambda: "departments, people and role lists copied" in output.read_text(), 60, "the first copy")
+    told = re.search(r"elsewhere +(.*)", shown)
+    assert told is not None
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PORT"} | {"PYTHONPATH": str(ROOT)}
+    changed = subprocess.run(told[1], shell=True, env=elsewhere, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (changed.returncode, "user_leave_org called back at acme" in changed.stdout) == (0, True), changed.stderr
+    assert not re.search("Traceback|ended with", output.read_text())
 
     os.kill(sync_worker(folder), signal.SIGKILL)
     wait_until(lambda: "ended with signal SIGKILL; starts again" in output.read_text(), 10, "the news of it")
@@ -108,13 +123,32 @@ def test_the_demonstration(demo: tuple["subprocess.Popen[bytes]", int, Path]) ->
 
 def test_a_second_one_says_that_the_port_is_taken(demo: tuple["subprocess.Popen[bytes]", int, Path]) -> None:
     _, port, folder = demo
-    wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60, "the receiver")
+    wait_until(lambda: answers(f"http://{HOST}:{port}/readyz"), 60, "the receiver")
     given = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port)}
-    command = [sys.executable, "-m", "ops", "run", "--demo"]
+    command = [sys.executable, "-P", "-m", "ops", "run", "--demo"]
     second = subprocess.run(command, env=given, cwd=folder, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert f"port {port}" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_ctrl_c_is_heard_while_it_starts(tmp_path: Path) -> None:
+    """Here the datastore takes a connection, and says nothing."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(60)
+        given = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(bases())}
+        given["DATABASE_URL"] = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
+        command = [sys.executable, "-m", "ops", "run"]
+        with subprocess.Popen(command, env=given, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            asked, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=5)
+            asked.close()
+    assert (process.returncode, "Traceback" in said) == (1, False), said
+    assert ours(tmp_path) == []
 
 
 @pytest.mark.parametrize("fault", [OSError, BrokenPipeError, ValueError])

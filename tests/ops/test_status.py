@@ -1,7 +1,8 @@
 """`dingbridge status` tells the whole story of an event and of an entity, at every station, and of people only ids."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,59 @@ from workers.registry import Registry
 from workers.store import tables
 
 
+def say(what: str) -> None:
+    raise LookupError(what)
+
+
+def say_in_lines(what: str) -> None:
+    raise LookupError(f'  File "{what}"\n{what}: {what}\n{what}')
+
+
+def say_after_another(what: str) -> None:
+    try:
+        say(what)
+    except LookupError as error:
+        raise ValueError(what) from error
+
+
+def say_with_a_note(what: str) -> None:
+    error = PermissionError(what)
+    error.add_note(f"{what}:")
+    raise error
+
+
+def say_together(what: str) -> None:
+    raise ExceptionGroup(what, [LookupError(what), LookupError(f"\n{what}: {what}")])
+
+
+class OfMine(Exception):
+    """One whose name is longer."""
+
+
+def say_nothing(_what: str) -> None:
+    raise OfMine
+
+
+@pytest.fixture
+def fault() -> Callable[[str], None]:
+    """How the function of a user's fails, given what it must not tell."""
+    return say
+
+
 @pytest.fixture
 def place(
-    redis_url: str, datastore_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_url: str,
+    datastore_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[str], None],
 ) -> Iterator[Installation]:
     registry = Registry()
     monkeypatch.setattr(workers, "registry", registry)
 
     @registry.on("user_modify_org", retries=0)
     def break_down(event: Event, directory: Directory) -> None:
-        user = directory.user(event.user_ids[0])
-        raise LookupError(user and user["name"])
+        fault(str((directory.user(event.user_ids[0]) or {})["name"]))
 
     @registry.on_change("user")
     def do_well(change: Change, directory: Directory) -> None:
@@ -118,6 +161,29 @@ def test_an_applied_event_tells_what_was_read_what_changed_and_whose_jobs_ran(pl
     assert f"changed    user create {person['userid']} 20" in text
     assert "for the event: failed 20" in text
     assert text.rstrip().endswith("LookupError")
+
+
+@pytest.mark.parametrize("datastore_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (say_in_lines, "LookupError"),
+        (say_after_another, "ValueError"),
+        (say_with_a_note, "PermissionError"),
+        (say_together, "ExceptionGroup"),
+        (say_nothing, f"{__name__}.OfMine"),
+    ],
+)
+def test_of_a_failed_jobs_exception_it_tells_the_kind_alone(place: Installation, kind: str) -> None:
+    person = someone(place)
+    place.simulator.tenants[CORP].put_user(
+        replace(place.simulator.tenants[CORP].users.rows[person["userid"]], name="Zhangsan")
+    )
+    tell(place, person["userid"], "e1")
+    place.work_off()
+    run_jobs(place)
+    assert [job["why"] for job in found(place, "e1")["jobs"] if job["state"] == "failed"] == [kind]
+    assert "Zhangsan" not in told(place, "e1")
 
 
 def test_a_job_that_is_nowhere_is_still_owed(place: Installation, redis_url: str) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from ops.cli import main
 from ops.logs import SUPERVISED_VARIABLE
-from ops.supervisor import GRACE_SECONDS, RESTART_SECONDS, Process, Supervisor, until_told
+from ops.supervisor import GRACE_SECONDS, RESTART_SECONDS, PortInUse, Process, Supervisor, check_ports, until_told
 from ops.verbs import labour
 from tests.installation import settings
 from workers import jobs
@@ -98,6 +98,13 @@ def test_what_does_not_end_is_killed_after_its_grace() -> None:
         assert (running.returncode, time.monotonic() - begun < 4) == (-signal.SIGKILL, True)
 
 
+def test_an_address_that_cannot_be_listened_on_is_told_at_once() -> None:
+    begun = time.monotonic()
+    with pytest.raises(PortInUse, match=r"no such host port 1: .*; see listen in config.yaml"):
+        check_ports("no such host", {"serve": 1}, patience=60)
+    assert time.monotonic() - begun < 30
+
+
 def first(event: object, directory: object) -> None:
     """A function of a user's."""
 
@@ -130,8 +137,10 @@ def test_workers_of_several_queues_end_before_their_supervisors_supervisor_kills
     monkeypatch.delenv(SUPERVISED_VARIABLE, raising=False)
     if supervised:
         monkeypatch.setenv(SUPERVISED_VARIABLE, "1")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(var=str(tmp_path / "var"))))
+    datastore = {"url": f"sqlite:///{tmp_path}/d.db"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(datastore=datastore)))
     monkeypatch.setenv("BRIDGE_CONFIG", str(tmp_path / "config.yaml"))
+    assert CliRunner().invoke(main, ["migrate"]).exit_code == 0
     result = CliRunner().invoke(main, ["jobs", "a", "b"])
     assert result.exit_code == 0, result.output
     assert (graces[0] < GRACE_SECONDS) == supervised

@@ -225,6 +225,52 @@ def test_role_groups_in_both_casings(top_level: bool) -> None:
     assert page.next == 3
 
 
+@pytest.mark.parametrize(
+    "result",
+    [{}, {"list": None}, {"hasMore": True}, {"hasMore": True, "list": []}, {"has_more": "true", "list": "", "next": 9}],
+)
+def test_half_a_role_list_is_refused(result: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="list is"):
+        answers.read_role_groups({"errcode": 0, "result": result}, offset=0, size=200)
+
+
+@pytest.mark.parametrize("none", [[], "", {}, "[]"])
+def test_no_role_groups_at_all(none: Any) -> None:
+    assert answers.read_role_groups({"result": {"hasMore": False, "list": none}}, offset=0, size=200).items == []
+
+
+CORP = {"corpid": "ding1", "corp_name": "ACME"}
+
+
+@pytest.mark.parametrize("agents", [[{"agentid": 1, "agent_name": "A", "appid": 2}], {"agentid": "1", "appid": "2"}])
+def test_an_authorisation(agents: Any) -> None:
+    found = answers.read_authorization({"auth_corp_info": CORP, "auth_info": {"agent": agents}})
+    assert (found.corp_id, found.corp_name) == ("ding1", "ACME")
+    assert [(agent.agentid, agent.appid) for agent in found.agents] == [(1, 2)]
+    assert answers.read_authorization({"auth_corp_info": CORP, "auth_info": {"agent": []}}).agents == ()
+
+
+@pytest.mark.parametrize("told", [{}, {"auth_info": None}, {"auth_info": {}}, {"auth_info": {"agent": None}}])
+def test_an_authorisation_that_says_nothing_of_agents_is_refused(told: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        answers.read_authorization({"errcode": 0, "auth_corp_info": CORP} | told)
+
+
+@pytest.mark.parametrize(
+    ("orders", "leads"),
+    [
+        ("{1:0,-1:5,2:176292748870660512}", "{1:true,-1:false,2:false}"),
+        ('{"1":0,"-1":5,"2":"176292748870660512"}', '{ "1" : "true", "-1" : "false" }'),
+        ({"1": 0, "-1": 5, "2": 176292748870660512}, {"1": True, "-1": False, "2": False}),
+    ],
+)
+def test_a_pushed_user_s_departments(orders: Any, leads: Any) -> None:
+    """School contacts hang under negative ids, which no call can read."""
+    row = {"department": [1, -1, 2], "orderindepts": orders, "isleaderindepts": leads}
+    found = answers.read_pushed_user("a", row)
+    assert found.departments == (Membership(1, 0, True), Membership(2, 176292748870660512, False))
+
+
 def test_role_members() -> None:
     full = {"hasMore": True, "list": [{"userid": "a", "manageScopes": []}, {"userid": 7}]}
     page = answers.read_role_members({"result": full}, offset=100, size=2)

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from workers.budget import LATE_US, QUIET_SECONDS, Budget, paused
-from workers.errors import Throttled
+from workers.errors import QuotaSpent, Throttled
 
 CALL = "/topapi/v2/user/get"
 SLOTS = f"bridge:budget:slots:acme:{CALL}"
@@ -166,6 +166,25 @@ def test_a_pause_stops_one_api_on_every_host(connect: Callable[[], Watched]) -> 
     assert not one.pause("acme", CALL, 0.1, "90018")  # a shorter one does not end it
     assert seconds(lambda: two.acquire("acme", "/topapi/role/list")) < 0.2
     assert 0.35 < seconds(lambda: two.acquire("acme", CALL)) < 1.5
+
+
+@pytest.mark.parametrize("per_second", [0, 100])
+def test_a_payers_pause_stops_the_payer_alone(connect: Callable[[], Watched], per_second: int) -> None:
+    budget = Budget(connect(), per_second)
+    assert budget.pause("shop:corp1", CALL, 600, "90020")
+    budget.acquire("shop", CALL, payer="shop:corp2")
+    for live in (True, False):
+        with pytest.raises(QuotaSpent) as caught:
+            budget.acquire("shop", CALL, live=live, payer="shop:corp1")
+        assert caught.value.code == "90020" and 590 < caught.value.wait <= 600
+
+
+def test_an_apps_pause_stops_its_payers(connect: Callable[[], Watched]) -> None:
+    budget = Budget(connect(), 100)
+    budget.pause("shop", CALL, 20, "90018")
+    with pytest.raises(Throttled) as caught:
+        budget.acquire("shop", CALL, payer="shop:corp1")
+    assert not isinstance(caught.value, QuotaSpent)
 
 
 def test_a_throttle_that_comes_again_soon_pauses_longer(connect: Callable[[], Watched]) -> None:

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Request, Response
 
 from tests.servers import free_port
 from workers import dingtalk as module
-from workers.budget import Budget
+from workers.budget import Budget, paused
 from workers.dingtalk import DingTalk
 from workers.errors import (
     AddressBanned,
@@ -31,7 +31,7 @@ from workers.errors import (
     Transient,
 )
 from workers.http import Http, Timeout
-from workers.tokens import Tokens
+from workers.tokens import Grant, Tokens
 
 SECRET = "s3cret-of-the-app"
 USER = {"errcode": 0, "errmsg": "ok", "result": {"userid": "zhangsan", "dept_id_list": [2]}}
@@ -186,14 +186,83 @@ def test_every_call_goes_as_documented(dingtalk: DingTalk, script: Script) -> No
     assert len(script.asked) == len(calls) + 1
 
 
-def test_the_scope_is_asked_once_an_hour(dingtalk: DingTalk, script: Script, client: redis.Redis) -> None:
-    script.reply("/auth/scopes", {"errcode": 0, "auth_org_scopes": {"authed_user": ["a"], "authed_dept": [7]}})
+SCOPES = "/auth/scopes"
+SPENT = {"errcode": 88, "sub_code": "90020", "sub_msg": "the quota is spent"}
+
+
+def a_scope(*departments: int) -> dict[str, Any]:
+    return {"errcode": 0, "auth_org_scopes": {"authed_user": ["a"], "authed_dept": list(departments)}}
+
+
+def test_the_scope_is_asked_each_time(dingtalk: DingTalk, script: Script) -> None:
+    script.reply(SCOPES, a_scope(7), a_scope(8))
     first = dingtalk.scopes()
-    assert first == dingtalk.scopes()
     assert (first.users, first.departments) == (("a",), (7,))
-    assert script.paths() == ["/gettoken", "/auth/scopes"]
+    assert dingtalk.scopes().departments == (8,)
+    assert script.paths() == ["/gettoken", SCOPES, SCOPES]
     assert script.asked[-1].method == "GET"
-    assert 3590 < client.ttl("bridge:scope:acme") <= 3600
+
+
+def test_while_the_quota_is_spent_the_last_scope_serves(dingtalk: DingTalk, script: Script) -> None:
+    """DingTalk is asked no more for a while; whoever wants to know whether it answers is told."""
+    script.reply(SCOPES, SPENT)
+    assert isinstance(failure(dingtalk.scopes), QuotaSpent)
+    dingtalk._tokens.redis.delete("bridge:budget:pauses")
+    script.reply(SCOPES, a_scope(7), SPENT)
+    assert dingtalk.scopes().departments == (7,)
+    assert [dingtalk.scopes().departments for _ in range(2)] == [(7,), (7,)]
+    assert script.paths().count(SCOPES) == 3
+    assert isinstance(failure(lambda: dingtalk.scopes(fresh=True)), QuotaSpent)
+
+
+class ACorp(DingTalk):
+    """An app in one of several corps, by a token of its own."""
+
+    def _gettoken(self) -> Grant:
+        return Grant("t0ken", 7200)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "others_go_on"),
+    [
+        (SPENT, True),
+        ({"errcode": 88, "sub_code": "Forbidden.AccessDenied.QpmLimitForSuitekeyAndOrgAndApi"}, True),
+        ({"errcode": 88, "sub_code": "Forbidden.AccessDenied.QpmLimitForAppkeyAndApi"}, False),
+    ],
+)
+def test_what_one_corp_has_spent_pauses_no_other(
+    client: redis.Redis, api: str, script: Script, refusal: Any, others_go_on: bool
+) -> None:
+    http = Http()
+    shared = (api, Budget(client, 0), Tokens(client), http, None)
+    one, other = (ACorp("shop", "suitekey", SECRET, *shared, corp_id) for corp_id in ("corp1", "corp2"))
+    script.reply(SCOPES, refusal, a_scope(7))
+    failure(one.scopes)
+    if others_go_on:
+        assert other.scopes().departments == (7,)
+    else:
+        failure(other.scopes)
+    failure(one.scopes)
+    assert script.paths().count(SCOPES) == 1 + others_go_on
+    (pause,) = paused(client).calls
+    assert pause.app == ("shop:corp1" if others_go_on else "shop")
+    http.close()
+
+
+def test_another_key_under_the_same_name_has_another_token(
+    client: redis.Redis, api: str, script: Script, dingtalk: DingTalk
+) -> None:
+    script.reply(GET_USER, USER)
+    script.reply(SCOPES, a_scope(7), SPENT)
+    dingtalk.user("zhangsan")
+    dingtalk.scopes()
+    http = Http()
+    other = DingTalk("acme", "another-key", SECRET, api, Budget(client, 0), Tokens(client), http)
+    other.user("zhangsan")
+    assert [one.query["appkey"] for one in script.asked if one.path == "/gettoken"] == [["the-key"], ["another-key"]]
+    assert script.asked[-1].query["access_token"] == ["t0ken-2"]
+    assert isinstance(failure(other.scopes), QuotaSpent)
+    http.close()
 
 
 def test_a_prefix_of_the_api_s_address_is_kept(connect: Callable[[str], DingTalk], api: str, script: Script) -> None:
@@ -357,7 +426,7 @@ def test_many_threads_replace_a_refused_token_once(dingtalk: DingTalk, script: S
         return refused if asked.query["access_token"] == ["t0ken-1"] else USER
 
     script.reply(GET_USER, user)
-    dingtalk._tokens.get("acme", dingtalk._gettoken)
+    dingtalk._tokens.get(dingtalk._name, dingtalk._gettoken)
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda _: dingtalk.user("zhangsan").userid, range(40)))
     assert set(outcomes) == {"zhangsan"}
@@ -374,8 +443,8 @@ def test_a_fault_of_the_set_up_names_its_mend(dingtalk: DingTalk, script: Script
 
 
 def test_no_answer_is_transient(connect: Callable[[str], DingTalk], client: redis.Redis) -> None:
-    client.hset("bridge:token:acme", mapping={"token": "t0ken", "margin": 1})
-    client.pexpire("bridge:token:acme", 60_000)
+    client.hset("bridge:token:acme:the-key", mapping={"token": "t0ken", "margin": 1})
+    client.pexpire("bridge:token:acme:the-key", 60_000)
     error = failure(lambda: connect(f"http://127.0.0.1:{free_port()}").user("zhangsan"))
     assert (type(error), error.code) == (Transient, "unreachable")
 

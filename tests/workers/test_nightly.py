@@ -2,13 +2,14 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from bridge.accept import Acceptor
 from bridge.config import ClockConfig, HealConfig
@@ -17,10 +18,18 @@ from tests.servers import redis_process, wait_until
 from tests.truth import differences
 from tests.workers.helpers import Desk, an_event
 from tests.workers.test_reconcile import copy, somebody, tenant, the_client
-from workers.errors import Misconfigured
+from workers.errors import ApiError, Misconfigured, Transient
 from workers.lives import Lives
 from workers.moment import SECOND, Moment
-from workers.nightly import LEASE_SECONDS, RETRY_SECONDS, SPREAD_SECONDS, Nightly, due, last_night
+from workers.nightly import (
+    FIRST_RETRY_SECONDS,
+    LEASE_SECONDS,
+    RETRY_SECONDS,
+    SPREAD_SECONDS,
+    Nightly,
+    due,
+    last_night,
+)
 from workers.readers import Readers
 from workers.store import comparisons, tables
 from workers.store.comparisons import State
@@ -113,11 +122,17 @@ def place(redis_url: str, datastore_url: str, tmp_path: Path) -> Iterator[Instal
         yield installation
 
 
-def a_nightly(place: Installation, hand: Any, client: Any = None, limits: HealConfig | None = None) -> Nightly:
+def a_nightly(
+    place: Installation,
+    hand: Any,
+    client: Any = None,
+    limits: HealConfig | None = None,
+    renew: Callable[[str], None] = lambda _corp: None,
+) -> Nightly:
     reader = client or the_client(place)
     readers = Readers(place.config, lambda _app, _corp: reader, 1, lambda _corps: {})
     store, bounds = place.parts.store, limits or HealConfig()
-    return Nightly(store, hand, readers, lambda _corp: None, lambda: (), [CORP], WHEN, bounds, 1)
+    return Nightly(store, hand, readers, renew, lambda: (), [CORP], WHEN, bounds, 1)
 
 
 def test_each_user_is_read_whole_within_a_week(place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +189,48 @@ def test_one_that_cannot_begin_is_tried_again_later(place: Installation) -> None
     (report,) = a_nightly(place, hand).run_due()
     assert report.outcome == "done"
     assert a_nightly(place, hand).run_due() == []
+
+
+@pytest.mark.parametrize(
+    ("copied", "error", "seconds"),
+    [
+        (False, Transient("-1"), FIRST_RETRY_SECONDS),
+        (False, Misconfigured("60011"), RETRY_SECONDS),
+        (True, Transient("-1"), RETRY_SECONDS),
+    ],
+)
+def test_a_first_one_is_tried_again_soon_where_it_may_pass(
+    place: Installation, copied: bool, error: ApiError, seconds: int
+) -> None:
+    if not copied:
+        with place.parts.store.writing() as connection:
+            connection.execute(tables.comparisons.update().values(copied_at=None))
+
+    def refuse(_corp: str) -> None:
+        raise error
+
+    a_nightly(place, Hand(NIGHT), renew=refuse).run_due()
+    (row,) = place.rows(tables.comparisons)
+    assert (row["outcome"], row["due_at"]) == ("failed", micros(NIGHT) + seconds * SECOND)
+
+
+def test_one_corp_never_stops_the_others(place: Installation) -> None:
+    def break_off(_corp: str) -> None:
+        raise ValueError("a fault of ours")
+
+    (report,) = a_nightly(place, Hand(NIGHT), renew=break_off).run_due()
+    (row,) = place.rows(tables.comparisons)
+    assert (row["outcome"], row["taken_until"]) == ("failed", 0)
+    assert report.faults == row["report"]["faults"] == ["ValueError"]
+
+
+def test_a_redis_that_is_away_is_waited_for(place: Installation) -> None:
+    def lose(_corp: str) -> None:
+        raise redis.ConnectionError
+
+    with pytest.raises(redis.ConnectionError):
+        a_nightly(place, Hand(NIGHT), renew=lose).run_due()
+    assert place.rows(tables.comparisons)[0]["outcome"] is None
 
 
 def test_a_clock_that_died_at_it_leaves_it_to_another(place: Installation) -> None:
@@ -246,6 +303,16 @@ class TestLives:
         others.see(Moment(at + 7 * SECOND, "2"))
         row = desk.row(tables.comparisons)
         assert (row["due_at"], row["whole"]) == (None, False)
+
+    @pytest.mark.parametrize(("came", "stays"), [(None, 90), (10, 90), (15, 15), (60, 60), (100, 90)])
+    def test_what_comes_due_while_one_fails_stays_due(self, desk: Desk, came: int | None, stays: int) -> None:
+        with desk.store.writing() as connection:
+            comparisons.know(connection, ["a"], 1)
+            if came is not None:
+                comparisons.make_due(connection, "a", 1, came, whole=True, allow_scope=False)
+            comparisons.fail(connection, "a", 14, 90, {})
+        row = desk.row(tables.comparisons)
+        assert (row["due_at"], row["whole"]) == (stays, came is not None)
 
     def test_what_comes_due_while_one_is_at_it_stays_due(self, desk: Desk) -> None:
         with desk.store.writing() as connection:
