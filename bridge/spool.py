@@ -132,10 +132,20 @@ class _Segment:
         path = folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         nascent = path.with_suffix(".new")
         self._descriptor = os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self.length = 0
+        try:
+            self._appear(folder, nascent, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                nascent.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            self.close()
+            raise
+
+    def _appear(self, folder: Path, nascent: Path, path: Path) -> None:
         # Locked before it can be seen: whoever drains must not take it for an orphan and delete it.
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         nascent.rename(path)
-        self.length = 0
         _sync_folder(folder)
 
     def append(self, data: bytes) -> None:
@@ -206,5 +216,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some disks over the network know no such thing: there a name is the server's as soon as it is made.
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)

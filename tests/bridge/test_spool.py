@@ -95,6 +95,38 @@ def test_nothing_is_added_before_it_and_its_segments_name_are_on_the_disk(
     assert done[3:] == ["write segment", "fdatasync segment"]
 
 
+@pytest.mark.parametrize(("name", "number"), [("flock", errno.ENOLCK), ("rename", errno.EIO), ("fsync", errno.EIO)])
+def test_a_segment_that_cannot_be_begun_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    source = Spool(tmp_path / "spool")
+    before = len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as broken:
+        broken.setattr({"flock": fcntl, "rename": Path, "fsync": os}[name], name, refuse)
+        for _ in range(3):
+            with pytest.raises(NotDurable, match=os.strerror(number).lower()):
+                source.add([event(1)])
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert len(os.listdir("/dev/fd")) == before
+    source.add([event(2)])
+    assert drained(source) == ["e2"]
+
+
+def test_a_disk_that_syncs_no_folders_is_good_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some over the network; their server has a name as soon as it is made."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    source = Spool(tmp_path / "spool")
+    monkeypatch.setattr(os, "fsync", refuse)
+    source.add([event(1)])
+    assert drained(source) == ["e1"]
+
+
 def test_what_could_not_be_synced_is_not_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fdatasync(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")

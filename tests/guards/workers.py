@@ -141,20 +141,20 @@ WORKERS: tuple[Guard, ...] = (
         "the datastore knows first that a job is done",
         "a kill in between runs the function twice",
         JOBWORKER,
-        "            with self._store.writing() as connection:\n"
-        "                ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n"
-        "            self.claims.finish([owed.claim for owed in done])\n",
-        "            self.claims.finish([owed.claim for owed in done])\n"
-        "            with self._store.writing() as connection:\n"
-        "                ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n",
+        "        with self._store.writing() as connection:\n"
+        "            ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n"
+        "        self.claims.finish([owed.claim for owed in done])\n",
+        "        self.claims.finish([owed.claim for owed in done])\n"
+        "        with self._store.writing() as connection:\n"
+        "            ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n",
         (T_JOBWORKER + "TestEnding::test_the_datastore_knows_that_it_is_done_before_redis_does",),
     ),
     Guard(
         "a job that is done is owed no more",
         "the clock enqueues it again for ever",
         JOBWORKER,
-        "                ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n",
-        "                pass\n",
+        "            ledger.finish_jobs(connection, [owed.outbox_id for owed in done], datetime.now(UTC))\n",
+        "            pass\n",
         (T_JOBWORKER + "TestEnding::test_a_job_that_is_done_leaves_the_outbox",),
     ),
     Guard(
