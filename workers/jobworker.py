@@ -17,7 +17,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.engine import Connection
 
 from bridge.queues import JOB_TIMEOUT
-from workers.claimer import Claimer, first_line
+from workers.claimer import Claimer
 from workers.claims import MAX_LONE_DEATHS, Claim
 from workers.directory import Change, Event, StoreDirectory
 from workers.errors import UnknownJob
@@ -141,8 +141,9 @@ class JobWorker(Claimer):
                 self._give_up(owed, traceback.format_exc(), type(error).__name__)
                 return
             seconds = RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1] * random.uniform(1.0, 1.25)  # noqa: S311
+            # No more than its kind: what a user's function says may be people's data.
             log.warning(
-                "will try again", job=claim.job_id, function=job.name, attempt=attempts, reason=first_line(error)
+                "will try again", job=claim.job_id, function=job.name, attempt=attempts, reason=type(error).__name__
             )
             self.claims.put_off(claim, seconds, attempts)
             return

@@ -59,6 +59,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         open_store(f"sqlite:///{tmp_path}/file/d.db")
 
 
+def test_a_port_that_is_no_number_is_named() -> None:
+    with pytest.raises(DatastoreUnusable, match="is no URL"):
+        open_store("postgresql+psycopg://u:p@h/d?port=abc")
+
+
 def test_a_postgresql_whose_host_vanishes_is_given_up_soon_unless_the_url_says_otherwise(postgresql_url: str) -> None:
     separator = "&" if "?" in postgresql_url else "?"
     for url, patience in ((postgresql_url, "30000"), (f"{postgresql_url}{separator}tcp_user_timeout=7000", "7000")):

@@ -80,7 +80,10 @@ def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
         return Store(_open_sqlite(parsed, options))
     # What the URL says wins.
     patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **LOST_HOST, **parsed.query})
-    engine = sa.create_engine(patient, pool_pre_ping=True, isolation_level="READ COMMITTED", **options)
+    try:
+        engine = sa.create_engine(patient, pool_pre_ping=True, isolation_level="READ COMMITTED", **options)
+    except sa.exc.ArgumentError:  # as of a port that is no number
+        raise DatastoreUnusable from None
     return Store(engine)
 
 
