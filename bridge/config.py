@@ -40,6 +40,7 @@ DEFAULT_PORTS: Mapping[str, int] = {"serve": 8000, "console": 8001, "simulate": 
 _NO_ENCRYPTION_KEY = "encryption_key: is missing; suites need it to seal permanent codes at rest"
 # A token is of one organisation; without its corp_id it would be taken for everybody's.
 _NO_CORP_ID = "apps: corp_id is missing in an app with an app_key; it may be left out only where there is no other app"
+_TOO_DEEP = "holds itself, or is nested too deep"
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 #: Options of a Redis URL that are texts; redis-py knows the type of others.
@@ -257,7 +258,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     for section, field in overridden:
         # What is overridden may refer to what is not there.
         _section(data, section).pop(field, None)
-    data = _expand(data, environ, faults)
+    try:
+        data = _expand(data, environ, faults)
+    except RecursionError:
+        raise ConfigError([f"{path}: {_TOO_DEEP}"]) from None
     for (section, field), value in overridden.items():
         _section(data, section)[field] = value
     try:
@@ -299,6 +303,13 @@ def read_file(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise ConfigError([f"{path}: is no YAML{where}"]) from None
+    except (ValueError, LookupError, AttributeError):
+        # What PyYAML makes of `2024-13-45` or `!!int x`; it does not tell where.
+        raise ConfigError(
+            [f"{path}: has a value that is none of its kind, as a 13th month; quote what is text"]
+        ) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: {_TOO_DEEP}"]) from None
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: is no mapping of names to values"])
     return data

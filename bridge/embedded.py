@@ -68,7 +68,18 @@ def socket_path(var: Path) -> Path:
 
 
 def ensure(var: Path) -> Path:
-    """The socket of a server that answers; starts one where none does. Raises RedisUnusable.
+    """The socket of a server that answers; starts one where none does, as `begin`. Raises RedisUnusable."""
+    socket = begin(var)
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(socket):
+        if time.monotonic() > deadline:
+            raise RedisUnusable(f"the embedded Redis does not start; see {folder(var) / 'redis.log'}")
+        time.sleep(0.02)
+    return socket
+
+
+def begin(var: Path) -> Path:
+    """The socket of a server that may not answer yet; starts one where none does. Raises RedisUnusable.
 
     The server lives as long as this process, or any other that called this, holds its lock.
     """
@@ -79,25 +90,20 @@ def ensure(var: Path) -> Path:
     fcntl.flock(users, fcntl.LOCK_SH)
     socket = socket_path(var)
     if not _kept(home) or not answers(socket):
-        _begin(var)
-    deadline = time.monotonic() + START_SECONDS
-    while not answers(socket):
-        if time.monotonic() > deadline:
-            raise RedisUnusable(f"the embedded Redis does not start; see {home / 'redis.log'}")
-        time.sleep(0.02)
+        _start_keeper(var)
     return socket
 
 
 def tend(var: Path) -> None:
     """Start a keeper where none runs: without one that was killed, nobody starts the server again when it dies.
 
-    For whoever has called `ensure`.
+    For whoever has called `ensure` or `begin`.
     """
     if not _kept(folder(var)):
-        _begin(var)
+        _start_keeper(var)
 
 
-def _begin(var: Path) -> None:
+def _start_keeper(var: Path) -> None:
     """A keeper, unless another wins. Raises RedisUnusable."""
     program()  # raises where there is none
     with (folder(var) / "keeper.log").open("ab") as log:
@@ -205,7 +211,7 @@ def _keep(var: Path, users: IO[str]) -> None:
         if not _lock(users):
             last_used = time.monotonic()
         elif time.monotonic() - last_used > IDLE_SECONDS:
-            break  # and keep the lock: who comes now waits in `ensure` until this process is gone
+            break  # and keep the lock: who comes now waits in `begin` until this process is gone
         else:
             fcntl.flock(users, fcntl.LOCK_UN)
         stopping.wait(0.25)

@@ -84,7 +84,9 @@ def connect(config: Config, patience: Patience) -> redis.Redis:
     }
     url = config.redis.url
     if url == "embedded":
-        return redis.Redis(unix_socket_path=str(embedded.ensure(config.var)), **options)
+        # A receiver need not wait until it has read its file: the spool takes what comes.
+        start = embedded.begin if patience is Patience.RECEIVER else embedded.ensure
+        return redis.Redis(unix_socket_path=str(start(config.var)), **options)
     if url.startswith("redis+sentinel://"):
         return _sentinel(url, options)
     return redis.Redis.from_pool(redis.ConnectionPool(**(_parsed(url) | options)))

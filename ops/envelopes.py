@@ -86,6 +86,6 @@ def _open(app: AppConfig, body: bytes) -> str | None:
             reply["nonce"],
             reply["encrypt"],
         )
-    except (msgspec.DecodeError, KeyError, Refused):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, Refused):
         return None
     return opened.message.decode(errors="replace")

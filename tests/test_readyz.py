@@ -1,7 +1,10 @@
 """`/readyz` under a real gunicorn: 200 as long as Redis or the spool would take an event, and soon."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,8 +13,10 @@ from pathlib import Path
 import pytest
 import redis
 import urllib3
+import yaml
 
-from tests.installation import Installation, installed
+from bridge import embedded
+from tests.installation import ROOT, Installation, answers, installed, settings
 from tests.servers import RedisServer, free_port, redis_process, wait_until
 
 Trouble = Callable[[RedisServer], AbstractContextManager[None]]
@@ -105,3 +110,32 @@ def test_redis_is_enough_and_neither_is_not(without_spool: str, server: RedisSer
         for _ in range(8):
             assert ready(without_spool) == (503, {"redis": "down", "spool": "down"})
     wait_until(lambda: ready(without_spool)[0] == 200, what="Redis to be seen again")
+
+
+#: A process that keeps the embedded server of a folder as long as it lives.
+HOLDER = "import sys, pathlib, bridge.embedded as e; e.ensure(pathlib.Path(sys.argv[1])); input()"
+
+
+def test_it_does_not_wait_for_the_embedded_redis(tmp_path: Path) -> None:
+    """That may be reading a long file: the spool is enough."""
+    var, port = tmp_path / "var", free_port()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(redis={"url": "embedded"}, var=str(var))))
+    environment = {**os.environ, "BRIDGE_CONFIG": str(tmp_path / "config.yaml"), "PORT": str(port)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(var)], cwd=ROOT, stdin=subprocess.PIPE)
+    with redis.Redis(unix_socket_path=str(embedded.socket_path(var)), retry=embedded.NO_RETRY) as client:
+        wait_until(lambda: embedded.answers(embedded.socket_path(var)), what="Redis")
+        pid = client.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    receiver = subprocess.Popen([sys.executable, "-m", "ops", "serve"], cwd=ROOT, env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{url}/readyz"), embedded.START_SECONDS / 2, "the receiver")
+        assert ready(url) == (200, {"redis": "down", "spool": "up"})
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: ready(url)[1]["redis"] == "up", what="Redis to be seen")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        for process in (receiver, holder):
+            process.terminate()
+            process.communicate(timeout=30)
+        embedded.stop(var)

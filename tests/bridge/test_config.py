@@ -171,6 +171,17 @@ class TestFaults:
     def test_no_yaml(self, files: Files) -> None:
         assert files.faults("apps:\n  - name: {token: tok3n\n") == ["is no YAML at line 3"]
 
+    @pytest.mark.parametrize(
+        "value", ["2024-13-45", "!!int x", "!!int ''", "!!bool x", "!!timestamp x", "9" * 5000, "!!float ''"]
+    )
+    def test_a_value_that_is_none_of_its_kind(self, files: Files, value: str) -> None:
+        (fault,) = files.faults(f"listen: {value}\n")
+        assert fault.startswith("has a value that is none of its kind")
+
+    @pytest.mark.parametrize("value", ["&a [*a]", "&a {b: *a}", "[" * 500, "&a [{b: [*a]}]"])
+    def test_a_value_that_holds_itself(self, files: Files, value: str) -> None:
+        assert files.faults(f"listen: {value}\n") == ["holds itself, or is nested too deep"]
+
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file; name yours in BRIDGE_CONFIG"):
             load({"BRIDGE_CONFIG": str(tmp_path / "none.yaml")})

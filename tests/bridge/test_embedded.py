@@ -28,6 +28,27 @@ sys.stdin.readline()
 print(embedded.ensure(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
+#: A receiver's client: it says once it is made, and then again and again whether its server is there.
+RECEIVER = """
+import sys, time
+from pathlib import Path
+import redis
+from bridge import queues
+from bridge.config import Config
+from tests.installation import settings
+sys.stdin.readline()
+config = Config.model_validate(settings(redis={"url": "embedded"}, var=sys.argv[1]))
+client = queues.connect(config, queues.Patience.RECEIVER)
+print("connected", flush=True)
+for _ in range(200):
+    try:
+        print("there" if client.ping() else "", flush=True)
+        break
+    except redis.RedisError:
+        print("away", flush=True)
+        time.sleep(0.1)
+sys.stdin.read()
+"""
 TENDER = "import sys; from pathlib import Path; from bridge import embedded; embedded.tend(Path(sys.argv[1]))"
 ROOT = Path(__file__).parent.parent.parent
 Start = Callable[[], "User"]
@@ -36,9 +57,9 @@ Start = Callable[[], "User"]
 class User:
     """A process that needs the server; it holds it until `end`."""
 
-    def __init__(self, var: Path) -> None:
+    def __init__(self, var: Path, program: str = USER) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", USER, str(var)]
+        command = [sys.executable, "-c", program, str(var)]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -49,8 +70,12 @@ class User:
 
     def socket(self) -> Path:
         """Where the server answers, once it does."""
+        return Path(self.told())
+
+    def told(self) -> str:
+        """The next line that it prints."""
         assert self.process.stdout is not None
-        return Path(self.process.stdout.readline().rstrip("\n"))
+        return self.process.stdout.readline().rstrip("\n")
 
     def end(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -126,6 +151,29 @@ class TestStart:
         assert config.redis.url == "embedded"
         with queues.connect(config, Patience.RECEIVER) as client:
             assert client.ping()
+
+    @pytest.mark.parametrize("busy", [True, False])
+    def test_a_receiver_does_not_wait_for_it(self, var: Path, start: Start, busy: bool) -> None:
+        """Neither for one that it starts itself nor for one that is busy, as with reading a long file."""
+        pid = None
+        if busy:
+            _, socket = begin(start)
+            pid, _ = identity(socket)
+            os.kill(pid, signal.SIGSTOP)
+        receiver = User(var, RECEIVER)
+        try:
+            begun = time.monotonic()
+            receiver.ask()
+            assert receiver.told() == "connected"
+            assert time.monotonic() - begun < 10  # which `ensure` would not even notice
+            if pid:
+                assert receiver.told() == "away"
+                os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: receiver.told() == "there", what="the server")
+        finally:
+            receiver.end()
+            if pid:
+                os.kill(pid, signal.SIGCONT)
 
     def test_a_second_process_shares_it(self, start: Start) -> None:
         _, first = begin(start)

@@ -100,7 +100,9 @@ def test_a_redis_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
     assert "redis.url" in shown.stderr
 
 
-@pytest.mark.parametrize("verb", [["serve"], ["work"], ["run"], ["drain", "spool"], ["replay", "some-event"]])
+@pytest.mark.parametrize(
+    "verb", [["serve"], ["work"], ["run"], ["drain", "spool"], ["replay", "some-event"]], ids=lambda verb: verb[0]
+)
 def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: list[str], tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     with running_redis("--appendonly", "no") as url:
