@@ -5,7 +5,7 @@ from importlib import import_module
 
 import click
 
-from ops import logs
+from ops import logs, supervisor
 from ops.verbs.base import guarded
 
 #: Where each verb stands. It is loaded when it is called: all of them together take a second.
@@ -58,6 +58,7 @@ class Verbs(click.Group):
 def main(ctx: click.Context, of_demo: bool) -> None:
     """Keep a local copy of a company's DingTalk organisation true, and hand every change to your jobs."""
     logs.configure(ctx.invoked_subcommand or "")
+    supervisor.end_with_supervisor()
     if of_demo:
         from ops import demo
 

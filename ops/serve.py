@@ -16,7 +16,7 @@ from bridge.config import Config
 from bridge.metrics import MULTIPROCESS_VARIABLE
 from bridge.queues import Patience
 from bridge.receiver import create_receiver
-from ops import logs
+from ops import logs, supervisor
 from ops.web import WebServer, bind_address
 
 #: Processes and threads of the receiver. Waiting for Redis is most of a callback, so threads outnumber cores.
@@ -49,6 +49,7 @@ def start(config: Config) -> None:
 def main() -> None:
     """The process that `start` becomes."""
     logs.configure("serve")
+    supervisor.end_with_supervisor()
     config = configuration.load()
     port = configuration.port("serve")
 

@@ -21,6 +21,8 @@ GRACE_SECONDS = 4.0
 RESTART_SECONDS = (0.5, 10.0)
 #: Seconds after which a process counts as healthy again.
 HEALTHY_SECONDS = 5.0
+#: Seconds between two looks of a process whether its supervisor is there.
+ORPHAN_SECONDS = 1.0
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.1
 
@@ -74,7 +76,7 @@ class Supervisor:
         process.started = time.monotonic()
         process.running = subprocess.Popen(
             python.command("ops", *process.arguments),
-            env={**self._environment, **process.environment, SUPERVISED_VARIABLE: "1"},
+            env={**self._environment, **process.environment, SUPERVISED_VARIABLE: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -126,6 +128,19 @@ class Supervisor:
             _signal(running, signal.SIGKILL)  # what it left behind in its group
         for reader in self._readers:
             reader.join(1)
+
+
+def end_with_supervisor() -> None:
+    """A supervisor that was killed tells its processes nothing; they end as if it had told them to."""
+    parent = os.getppid()
+    if os.environ.get(SUPERVISED_VARIABLE) == str(parent):
+        threading.Thread(target=_end_after, args=(parent,), name="supervisor", daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def until_told() -> threading.Event:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -59,14 +60,13 @@ def serve(simulator: Simulator, host: str, port: int) -> None:
     keep_alive = HTTP1Settings(header_read_timeout=KEEP_ALIVE * 1000)
     Granian(
         "simulator",
-        host,
+        str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]),  # it takes no names
         port,
         interface=Interfaces.WSGI,
         blocking_threads=THREADS,
         http1_settings=keep_alive,
         log_level=LogLevels.error,
         workers_kill_timeout=GRACE,
-        process_name="simulator",
     ).serve(target_loader=lambda: _loaded(simulator), wrap_loader=False)
 
 

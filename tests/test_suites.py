@@ -707,17 +707,24 @@ def test_a_spent_quota_of_one_corp_keeps_nobody_from_being_compared(
     def spent(client: SuiteCorp, call: str, *given: Any, **named: Any) -> Any:
         if call == "/auth/scopes" and client._corp_id == CORPS[0]:
             error = QuotaSpent("90020", "", call, 600.0)
-            client._pause(error)
+            client._pause(error, client._payer)
             raise error
         return plain(client, call, *given, **named)
 
     monkeypatch.setattr(SuiteCorp, "_exchange", spent)
     for corp in CORPS[:2]:
         one_stage.place.simulator.change("shop", "user_add_org", deliver=False, corp=corp)
-        one_stage.tell("change_auth", corp)
+    with one_stage.place.parts.store.writing() as connection:
+        comparisons.make_due(connection, CORPS[0], 1, 1, whole=False, allow_scope=False)
+    one_stage.tell("change_auth", CORPS[1])
     one_stage.settle()
     assert one_stage.statuses() == {"applied"}
     assert [one_stage.differences(corp) for corp in CORPS[:2]] == [[], []]
+    # What tells of the scope itself waits until it can be read.
+    known = len(one_stage.place.rows(tables.events))
+    one_stage.tell("change_auth", CORPS[0])
+    turns(one_stage)
+    assert len(one_stage.place.rows(tables.events)) == known
 
 
 class TestTheTicket:

@@ -62,6 +62,11 @@ log = structlog.get_logger()
 _SUB_CODE = re.compile(r"subcode=([^,\]]+)", re.IGNORECASE)
 
 
+def payer_of(app: str, corp_id: str) -> str:
+    """Whose quota an app's calls for one of its corps count against."""
+    return f"{app}:{corp_id}"
+
+
 class DingTalk:
     """DingTalk's API as one app sees it; blocking, thread-safe.
 
@@ -85,7 +90,7 @@ class DingTalk:
         has a token for each of several corps."""
         self._app = app
         #: Whose monthly quota calls count against.
-        self._payer = app if corp_id is None else f"{app}:{corp_id}"
+        self._payer = app if corp_id is None else payer_of(app, corp_id)
         #: What tokens and scopes are kept under. The key belongs to it: another one's may be of another organisation.
         self._name = ":".join([app, app_key, *([] if corp_id is None else [corp_id])])
         self._secrets = (app_key, app_secret)
@@ -249,9 +254,11 @@ class DingTalk:
         live: bool,
         private: Iterable[str],
         keep: Keep | None = None,
+        payer: str | None = None,
     ) -> T:
         """One call within the budget, seen by `observe`; a throttle pauses it for every worker."""
-        self._budget.acquire(self._app, call, live=live, payer=self._payer)
+        payer = payer or self._payer
+        self._budget.acquire(self._app, call, live=live, payer=payer)
         begun = time.perf_counter()
         outcome = "ok"
         try:
@@ -262,19 +269,19 @@ class DingTalk:
         except ApiError as error:
             outcome = type(error).__name__
             if isinstance(error, Throttled):
-                self._pause(error)
+                self._pause(error, payer)
             raise
         finally:
             if self._observe is not None:
                 self._observe(call, outcome, time.perf_counter() - begun)
 
-    def _pause(self, error: Throttled) -> None:
+    def _pause(self, error: Throttled, payer: str) -> None:
         """For every worker on every host; said once, loudly where it does not pass by itself."""
         if isinstance(error, AddressBanned):
             self._budget.pause_all(error.wait)
             log.error("DingTalk blocks this address: all calls pause", seconds=error.wait, code=error.code)
             return
-        whose = self._payer if error.of_organisation else self._app
+        whose = payer if error.of_organisation else self._app
         if self._budget.pause(whose, error.call, error.wait, error.code):
             say = log.error if isinstance(error, QuotaSpent) else log.warning
             say("a call pauses", app=whose, call=error.call, code=error.code, reason=error.__doc__)

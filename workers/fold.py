@@ -99,8 +99,8 @@ class _Course:
         return self.uncovered() - self.refused.keys()
 
     def obstacle(self) -> ApiError | None:
-        """What stands against it once nothing is left; as long as anything may pass, it is tried again."""
-        standing = [self.refused[entity] for entity in self.entities if entity in self.uncovered()]
+        """What stands against it; as long as anything of that may pass, it is tried again."""
+        standing = [error for entity, error in self.refused.items() if entity not in self.covered]
         return min(standing, key=lambda error: error.permanent, default=None)
 
     def covered_with(
@@ -227,6 +227,7 @@ class Folder:
         live = {entity for entity, cause in causes.items() if not cause.quiet}
         causes |= {entity: Cause(course.id, course.quiet and entity not in live) for entity, course in owners.items()}
 
+        stuck = not answers and bool(errors) and not any(error.permanent for error in errors.values())
         for course in courses:
             course.refused |= {entity: errors[entity] for entity in course.left() & errors.keys()}
         able = self._refresher.readers.clients({entity.corp_id for course in courses for entity in course.entities})
@@ -243,8 +244,8 @@ class Folder:
         for entity in written & owners.keys():
             owners[entity].read = True
         for course in courses:
-            # One that cannot be read leaves none of the others unread.
-            if not course.left() and (obstacle := course.obstacle()) is not None:
+            # One that cannot be read leaves none of the others unread, but for where nothing can be read.
+            if (stuck or not course.left()) and (obstacle := course.obstacle()) is not None:
                 outcome.errors[course.id] = obstacle
         again = [course for course in courses if course.id not in outcome.final and course.id not in outcome.errors]
         return again, {e: read for e, read in taken.items() if e not in written and e not in errors}
@@ -273,8 +274,8 @@ class Folder:
             lost = set(course.entities) - covered.keys()
             if not lost:
                 verdicts.append(_verdict(course, course.read or course.id in served, covered, answers))
-            # Also where it fails for what is refused for good: what could be read may lag all the same.
-            if all(entity in course.refused and course.refused[entity].permanent for entity in lost):
+            # Also where something stands against it: what could be read may lag all the same.
+            if lost <= course.refused.keys():
                 due += self._echoes(course, covered, able)
         reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])
         late = {read: errors[entity] for entity, read in taken.items() if entity in errors}

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import structlog
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from bridge.queues import JOB_TIMEOUT
 from workers.claimer import Claimer
@@ -31,6 +32,8 @@ from workers.store.tables import changes, events, outbox
 RETRY_SECONDS = (5, 30, 120, 600, 1800)
 #: Jobs that are taken at once, at most: they share a commit, and after a kill they may run again.
 BATCH = 32
+#: Seconds that the lease waits for a datastore that is told of what was done.
+TELL_SECONDS = 1.0
 #: Seconds that what is taken at once should last: meanwhile no other worker can take it.
 BATCH_SECONDS = 0.1
 
@@ -79,14 +82,23 @@ class JobWorker(Claimer):
     def tick(self) -> None:
         """Beside a function that takes long, what waits behind it goes to others, and what was done is noted."""
         super().tick()
-        # Where the turn is at it, a datastore that hangs must not hold up the lease.
-        if self._telling.acquire(blocking=False):
-            try:
-                while self._waiting:
-                    self.claims.hand_back(self._waiting.pop().claim)
-                self._tell_done()
-            finally:
-                self._telling.release()
+        if self._waiting or self._done:
+            # A datastore that hangs must not hold up the lease.
+            telling = threading.Thread(target=self._tell, name="telling", daemon=True)
+            telling.start()
+            telling.join(TELL_SECONDS)
+
+    def _tell(self) -> None:
+        if not self._telling.acquire(blocking=False):
+            return  # the turn is at it
+        try:
+            while (owed := self._last()) is not None:
+                self.claims.hand_back(owed.claim)
+            self._tell_done()
+        except (redis.RedisError, DBAPIError) as error:
+            log.warning("could not tell what was done", reason=type(error).__name__)
+        finally:
+            self._telling.release()
 
     def _load(self, claims: Sequence[Claim]) -> Iterable[_Owed]:
         """What these jobs are called with; those that nothing is called for are told at once."""
@@ -112,6 +124,12 @@ class JobWorker(Claimer):
         try:
             return self._waiting.popleft()
         except IndexError:  # also where `tick` was quicker
+            return None
+
+    def _last(self) -> _Owed | None:
+        try:
+            return self._waiting.pop()
+        except IndexError:
             return None
 
     def _do(self, owed: _Owed) -> None:

@@ -1,5 +1,6 @@
 """An entity's present state at DingTalk: which app reads it, by which call, and what the answer means."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -85,8 +86,12 @@ class Readers:
 
         # A future for each entity would cost a twentieth of a full copy.
         def work(_thread: int) -> None:
-            for number, item in turns:
-                results[number] = self._try(*item)
+            try:
+                for number, item in turns:
+                    results[number] = self._try(*item)
+            except BaseException:
+                deque(turns, maxlen=0)  # nobody waits for the rest
+                raise
 
         list(self._pool.map(work, range(min(self._threads, len(asked)))))
         return [results[number] for number in range(len(asked))]

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from workers import answers
 from workers.budget import Budget
-from workers.dingtalk import DingTalk, Observe
+from workers.dingtalk import DingTalk, Observe, payer_of
 from workers.errors import Misconfigured, NotAuthorized, TokenExpired, Transient
 from workers.http import Http
 from workers.lenient import Json
@@ -94,7 +94,8 @@ class Suite(DingTalk):
         signed = signature(secret, stamp, ticket)
         query = {"accessKey": key, "timestamp": stamp, "suiteTicket": ticket, "signature": signed}
         try:
-            return self._exchange(call, query, body, read, True, (secret, ticket, signed))
+            payer = payer_of(self._app, str(body["auth_corpid"]))
+            return self._exchange(call, query, body, read, True, (secret, ticket, signed), payer=payer)
         except TokenExpired as error:
             refused = error
         if refused.code == NOT_AUTHORIZED:

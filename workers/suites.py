@@ -277,7 +277,8 @@ class Suites:
         begun = self._clock.now().micros
         seen: _Seen | None
         try:
-            seen = self._look(app, corp_id, known)
+            # An event that tells of the scope is not settled by an old one.
+            seen = self._look(app, corp_id, known, fresh=bool(told.type))
         except NotAuthorized:
             granted = known.told_at if known is not None and known.status != "revoked" else 0
             if told.type in GRANTS:
@@ -298,7 +299,7 @@ class Suites:
 
         return write
 
-    def _look(self, app: str, corp_id: str, known: Authorized | None) -> _Seen:
+    def _look(self, app: str, corp_id: str, known: Authorized | None, *, fresh: bool) -> _Seen:
         """Raises NotAuthorized, Gone for a corp that is dissolved, and what else stands against it."""
         suite = self._clients[app]
         told = suite.authorization(corp_id)
@@ -307,7 +308,7 @@ class Suites:
         if waits and known and known.permanent_code and self._activate(app, corp_id, known.permanent_code):
             agents = [agent | {"close": OPEN} if agent["close"] == INACTIVE else agent for agent in agents]
         closed = bool(agents) and all(agent["close"] == CLOSED for agent in agents)
-        return _Seen(told, agents, None if closed else suite.corp(corp_id).scopes())
+        return _Seen(told, agents, None if closed else suite.corp(corp_id).scopes(fresh=fresh))
 
     def _activate(self, app: str, corp_id: str, sealed: str) -> bool:
         """Whether the suite is activated; what stands against it for good hinders no read."""
@@ -422,7 +423,7 @@ def _write_corp(
     row = dict(tx.execute(sa.select(corps).where(corps.c.corp_id == corp_id).with_for_update()).mappings().one())
     if row["status"] == "dissolved":
         return ()
-    first = row["fetched_at"] is None
+    first = row["fetched_at"] is None and row["name"] is None
     if read_at is None:
         after = {**row, "status": "revoked"}
     else:

@@ -169,7 +169,7 @@ STORE: tuple[Guard, ...] = (
         "one entity that is refused leaves none of the others unread",
         "an event fails at its first id, and those after it stay as they were",
         FOLD,
-        "            if not course.left() and (obstacle := course.obstacle()) is not None:",
+        "            if (stuck or not course.left()) and (obstacle := course.obstacle()) is not None:",
         "            if (obstacle := course.obstacle()) is not None:",
         (T_FOLD + "TestErrors::test_one_that_is_refused_leaves_none_of_the_others_unread",),
     ),

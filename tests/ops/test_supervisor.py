@@ -1,5 +1,6 @@
 """Nothing that a process does, nor a terminal that is gone, ends its supervisor or holds up another process."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from ops.cli import main
 from ops.logs import SUPERVISED_VARIABLE
 from ops.supervisor import GRACE_SECONDS, RESTART_SECONDS, PortInUse, Process, Supervisor, check_ports, until_told
 from ops.verbs import labour
-from tests.installation import settings
+from tests.installation import ROOT, answers, settings
+from tests.servers import free_port, wait_until
 from workers import jobs
 from workers.registry import Registry
 
@@ -37,6 +39,26 @@ def test_one_that_dies_for_ever_is_started_for_ever() -> None:
     Supervisor([process], {}, lambda _name, line: said.append(line))._look_after(process)
     assert said == [f"ended with exit code 0; starts again in {RESTART_SECONDS[1]:g} s"]
     assert process.running is None
+
+
+PROGRAM = """
+import os, sys, threading
+from ops.supervisor import Process, Supervisor
+one = Process("simulate", ["simulate", "--users", "5"], {"PORT": sys.argv[1]})
+Supervisor([one], os.environ, lambda name, line: None).run(threading.Event())
+"""
+
+
+def test_its_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
+    port = free_port()
+    environment = {**os.environ, "BRIDGE_CONFIG": str(tmp_path / "config.yaml"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(port)], env=environment, cwd=tmp_path) as supervisor:
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/_sim"), 30)
+        finally:
+            supervisor.kill()
+    wait_until(lambda: not answers(f"http://127.0.0.1:{port}/_sim"), 10)
 
 
 @pytest.mark.parametrize("fault", [OSError, ValueError])

@@ -300,6 +300,14 @@ class TestErrors:
         assert {row["entity_id"] for row in desk.rows(tables.reads)} == set(people)
         assert len(desk.script.asked) == 1 + len(people)
 
+    def test_where_nothing_can_be_read_it_is_not_tried_id_by_id(self, desk: Desk) -> None:
+        """Each would take as long as DingTalk's answer is waited for."""
+        desk.at_once = 2
+        people = [f"u{number}" for number in range(6)]
+        knows(desk, dict.fromkeys(map(user, people), Transient("timeout", "no answer")))
+        outcome = desk.apply(an_event(users=people, event_id="e1"))
+        assert (list(outcome.errors), len(desk.script.asked)) == (["e1"], 2)
+
     def test_as_long_as_anything_may_pass_it_is_tried_again(self, desk: Desk) -> None:
         busy = Throttled("90018", "busy", "/user/get")
         knows(desk, {U1: Misconfigured("400002", "bad", "/user/get"), U2: busy})
