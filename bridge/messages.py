@@ -30,6 +30,8 @@ MAX_LAYERS = 4
 #: A JSON string from its first character on: what is in it, and its end, at which it may be broken off.
 _REST_OF_STRING = r'([^"\\]*+(?:\\.[^"\\]*+)*+)("|\\?\Z)'
 _STRING = re.compile(f'(?s)"{_REST_OF_STRING}')
+#: The name of its field, as it may stand in a text that cannot be read.
+_CODE_NAME = re.compile(r"(?i)permanent(?:_|\\+u005f)?code")
 #: A permanent code, from the end of its field's name on; in JSON, but not in a string of it.
 _PERMANENT_CODE = re.compile(rf'(?is)(permanent_?code\s*"\s*:\s*"){_REST_OF_STRING}')
 
@@ -91,8 +93,8 @@ def _inside_without_codes(layers: int, string: re.Match[str]) -> str:
         text = json.loads(f'"{inside}"', strict=False) if layers else None
     except ValueError:
         text = None
-    if text is None:
-        return f'"{end}'  # nobody could read it
+    if text is None:  # nobody could read it
+        return f'"{end}' if _CODE_NAME.search(inside) else string[0]
     found = _without_codes(text, layers - 1)
     return string[0] if found == text else f"{json.dumps(found)[:-1]}{end}"
 
@@ -176,9 +178,22 @@ def _tag(fields: Mapping[str, Any]) -> str | None:
 
 
 def _item_data(fields: Mapping[str, Any], tag: str) -> list[dict[str, Any]]:
-    """What an item holds of its callback, in each place where it may stand."""
-    found = (_embedded(fields.get(name)) for name in (tag.lower(), *_ITEM_DATA))
-    return [data for data in found if data is not None]
+    """What an item holds of its callback, in each place where it may stand.
+
+    Raises MalformedCallback where it is broken off in each.
+    """
+    found: list[dict[str, Any]] = []
+    broken: MalformedCallback | None = None
+    for name in (tag.lower(), *_ITEM_DATA):
+        try:
+            data = _embedded(fields.get(name))
+        except MalformedCallback as error:
+            broken = error
+        else:
+            found += [] if data is None else [data]
+    if broken is not None and not found:
+        raise broken
+    return found
 
 
 def _said(fields: dict[str, Any], inner: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.3
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with stores of the demonstration's own under `var`, and the simulator's address, whatever it says.
+    """`environ` with an embedded Redis and SQLite under `var`, and the simulator's address, whatever it says.
 
     Each secret of config.yaml that is not set is made up, and kept under `var` for the next time. Raises ConfigError.
     """

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import redis
 from sqlalchemy.exc import DBAPIError
 
-from bridge import events, queues, safety
+from bridge import embedded, events, queues, safety
 from bridge.config import AppConfig, Config
 from bridge.errors import BridgeError
 from bridge.queues import Patience
@@ -69,9 +69,9 @@ def examine(config: Config, receiver: str) -> Iterator[Finding]:
     yield _spool(config.var)
     yield from _modules(config)
     connection: redis.Redis | None = None
-    if config.redis.url == "embedded" and not config.var.exists():
-        # To ask it would be to start it.
-        yield Finding("redis", "address", "skipped", "the embedded one has not run yet; what needs it starts it")
+    if config.redis.url == "embedded" and not embedded.answers(embedded.socket_path(config.var)):
+        # To ask it by our own way would be to start it.
+        yield Finding("redis", "address", "skipped", "the embedded one does not run; what needs it starts it")
     else:
         connection = queues.connect(config, Patience.CONSOLE)
         for finding in _redis(connection, config):

@@ -41,7 +41,9 @@ def run(as_demo: bool) -> None:
 
     Raises ConfigError, PortInUse, RedisUnusable, DatastoreForeign: what every process would end with, again and again.
     """
+    elsewhere = _elsewhere("change", "user_leave_org") if as_demo else None
     environ = demo.environment(os.environ) if as_demo else dict(os.environ)
+    os.environ.update(environ)  # users' modules are imported here, too
     base = configuration.port("serve", environ)
     ports = {role: base + offset for offset, role in enumerate(demo.PORTS) if as_demo or role != "simulate"}
     if (last := max(ports.values())) > LAST_PORT:
@@ -52,7 +54,7 @@ def run(as_demo: bool) -> None:
     screen = Screen()
     try:
         _prepare(config)
-        screen.welcome(config, ports, as_demo)
+        screen.welcome(config, ports, elsewhere)
         _supervise(config, environ, ports, screen, as_demo)
     finally:
         if config.redis.url == "embedded":
@@ -121,24 +123,24 @@ class Screen:
         self._console = _console()
         self._lock = threading.Lock()
 
-    def welcome(self, config: Config, ports: Mapping[str, int], as_demo: bool) -> None:
-        """What runs where, and how to get in."""
+    def welcome(self, config: Config, ports: Mapping[str, int], elsewhere: str | None) -> None:
+        """What runs where, and how to get in; `elsewhere` of a demonstration: what to type in another terminal."""
         where = {role: f"http://{demo.address(config.listen, port)}" for role, port in ports.items()}
         lines = ["", "[bold]dingbridge[/bold] keeps a local copy of a DingTalk organisation true.", ""]
         lines += [f"  callbacks   {where['serve']}/callback/{app.name}" for app in config.apps]
         lines.append(f"  console     {where['console']}   queues, events, failed jobs")
-        for name, password in config.console.users.items() if as_demo else ():
+        for name, password in config.console.users.items() if elsewhere else ():
             lines.append(
                 f"              log in as [bold]{escape(name)}[/bold] with {escape(password.get_secret_value())}"
             )
-        if as_demo:
+        if elsewhere:
             lines.append(f"  simulator   {where['simulate']}/_sim   a made-up DingTalk with {demo.USERS} people")
         redis_url = f"embedded, under {config.var}/redis" if config.redis.url == "embedded" else "as REDIS_URL says"
         lines += [
             f"  Redis       {redis_url}",
             f"  datastore   {config.datastore.url if config.datastore.url.startswith('sqlite') else 'PostgreSQL'}",
             "",
-            *([f"  elsewhere   {escape(_elsewhere('change', 'user_leave_org'))}"] if as_demo else []),
+            *([f"  elsewhere   {escape(elsewhere)}"] if elsewhere else []),
             "  Ctrl-C stops all of it.",
             "",
         ]

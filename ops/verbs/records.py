@@ -74,11 +74,14 @@ def drain(folder: Path, as_json: bool) -> None:
 
 
 def _spool_at(folder: Path) -> Path:
-    """The spool that is meant; an empty one is known by its name. Raises BridgeError."""
-    if folder.resolve().name == _SPOOL or any(folder.glob(f"*{SUFFIX}")):
-        return folder
-    if (folder / _SPOOL).is_dir():
-        return folder / _SPOOL
+    """The spool that is meant; an empty one is known by its name. Raises BridgeError, OSError."""
+    places = [place for place in (folder, folder / _SPOOL) if place.is_dir()]
+    for place in places:  # by the system's own list: `glob` keeps quiet of what may not be read
+        if any(path.suffix == SUFFIX for path in place.iterdir()):
+            return place
+    for place in places:
+        if place.resolve().name == _SPOOL:
+            return place
     raise BridgeError(f"no spool segment lies in {folder}: name the spool, or the folder `var` that it lies in")
 
 

@@ -130,6 +130,7 @@ CODED = {"SuiteKey": "suite1", "AuthCode": "c0de", "AuthCorpId": CORP}
         item("tmp_auth_code", call_back_data=CODED),
         item("tmp_auth_code", id=3, call_back_data=json.dumps(CODED)),
         item("tmp_auth_code", data=json.dumps(CODED)),
+        item("tmp_auth_code", tmp_auth_code=CODED, data="{broken off"),
         item("tmp_auth_code", **CODED),
     ],
 )

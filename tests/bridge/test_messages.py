@@ -601,6 +601,11 @@ class TestCodes:
             (event,) = parse(dump(sent), "acme", None).events
             assert json.loads(bytes(event.payload)) == sent
 
+    @pytest.mark.parametrize("text", [r"C:\x permanent", r'"C:\projekt\permanent" now'])
+    def test_a_text_with_that_word_alone_stays(self, text: str) -> None:
+        message = json.dumps({"EventType": "x", "remark": f'see "{text}'}).encode()
+        assert messages.without_codes(message) == message
+
     def test_what_is_beside_them_stays_byte_for_byte(self) -> None:
         message = (
             rb'{"n":1.10,"m":1E5,"k":-0,"t":"\/\u4e2d","l":[12345678901234567890123],"permanentCode" : "a\"b","d":1}'

@@ -23,6 +23,7 @@ from bridge.accept import Acceptor
 from bridge.spool import Spool
 from ops import cli
 from ops.console.backlog import observe
+from ops.logs import SUPERVISED_VARIABLE
 from ops.verbs import repairs
 from tests.installation import CORP, Installation, installed, settings
 from tests.servers import free_port, running_redis, wait_until
@@ -269,6 +270,16 @@ def test_jobs_that_wait_on_a_former_queue_are_run(place: Installation, tmp_path:
                 process.terminate()
 
 
+def test_one_that_is_supervised_serves_a_queue_though_nothing_is_left_on_it(place: Installation) -> None:
+    command = [sys.executable, "-m", "ops", "jobs", "former"]
+    given = place.environment() | {SUPERVISED_VARIABLE: str(os.getpid())}
+    with subprocess.Popen(command, env=given, cwd=place.folder) as process:
+        try:
+            wait_until(lambda: queues_served(place) == ["former"], 30, "the worker")
+        finally:
+            process.terminate()
+
+
 def queues_served(place: Installation) -> list[str]:
     return sorted(queue for worker in observe(place.parts.connection).workers for queue in worker.queues)
 
@@ -398,7 +409,9 @@ def test_a_spool_is_also_found_in_the_folder_above_it(place: Installation, tmp_p
     message = {"EventType": "user_modify_org", "eventId": "e1", "CorpId": CORP, "userId": ["u"]}
     other.add(messages.parse(json.dumps(message).encode(), "acme", CORP).events)
     other.close()
-    for left, folder in ((1, var), (0, var), (0, var / "spool")):
+    # Also where that folder is called like a spool itself.
+    var = var.rename(tmp_path / "spool")
+    for left, folder in ((1, var), (0, var / "spool")):
         shown = dingbridge("drain", str(folder), "--json", environ=given, folder=place.folder)
         assert (shown.returncode, json.loads(shown.stdout)) == (0, {"events": left})
 
