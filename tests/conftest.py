@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, Phase, settings
 
 import workers
@@ -68,6 +69,15 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     fresh = Registry()
     monkeypatch.setattr(workers, "registry", fresh)
     return fresh
+
+
+@pytest.fixture(autouse=True)
+def loggers_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A verb that is run in this process sets up logs; a logger that it keeps would be out of the next test's reach."""
+    given, configure = structlog.get_config(), structlog.configure
+    monkeypatch.setattr(structlog, "configure", lambda **more: configure(**more | {"cache_logger_on_first_use": False}))
+    yield
+    configure(**given)
 
 
 @pytest.fixture(autouse=True)
