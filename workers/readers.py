@@ -84,7 +84,7 @@ class Readers:
         turns = iter(enumerate(asked))
         results: dict[int, Answer | ApiError] = {}
 
-        # A future for each entity would cost a twentieth of a full copy.
+        # One future for each thread, which takes entities as it comes to them.
         def work(_thread: int) -> None:
             try:
                 for number, item in turns:
