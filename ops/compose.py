@@ -58,13 +58,14 @@ class Parts:
         self.connection.close()
 
 
-def open_parts(config: Config, observe: Observe | None = None) -> Parts:
+def open_parts(config: Config, observe: Observe | None = None, *, bulk: bool = False) -> Parts:
     """Redis, a migrated datastore, DingTalk's API, whose calls `observe` sees, and users' functions.
 
+    `bulk` is that of `open_store`.
     Raises RedisUnusable, DatastoreOutdated, JobsModuleMissing.
     """
     connection = trusted_redis(config)
-    store = open_store(config.datastore.url)
+    store = open_store(config.datastore.url, bulk=bulk)
     migrate.check(store)
     clients = Clients(config, connection, store, observe)
     readers = _readers(config, clients, store)

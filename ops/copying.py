@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from bridge import heap
 from bridge.config import Config
 from bridge.errors import BridgeError
 from ops import compose
@@ -71,7 +72,8 @@ def copy_all(config: Config, corp_ids: Sequence[str], with_jobs: bool) -> Result
     Raises BridgeError where one cannot be read by any app, and where it is interrupted.
     """
     calls = Calls()
-    parts = compose.open_parts(config, calls.observe)
+    parts = compose.open_parts(config, calls.observe, bulk=True)
+    heap.settle()
     begun = time.monotonic()
     faults: list[str] = []
     found = 0

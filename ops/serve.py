@@ -1,7 +1,6 @@
 """The receiver under gunicorn: `python -m ops.serve` in an environment where its processes share their metrics."""
 
 import contextlib
-import gc
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ import structlog
 from flask import Flask
 
 from bridge import config as configuration
-from bridge import python, queues, safety
+from bridge import heap, python, queues, safety
 from bridge.config import Config
 from bridge.metrics import MULTIPROCESS_VARIABLE
 from bridge.queues import Patience
@@ -55,7 +54,7 @@ def main() -> None:
 
     def make() -> Flask:
         app = create_receiver(config, queues.connect(config, Patience.RECEIVER))
-        gc.freeze()  # what is here now stays: the collector need not look through it again
+        heap.settle()
         return app
 
     log.info("receiving", callbacks=f"http://{bind_address(config.listen, port)}/callback/<app>")

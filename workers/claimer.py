@@ -1,6 +1,5 @@
 """An RQ worker of our own kind: it takes jobs by claims under a lease, and ends only when it is told to."""
 
-import gc
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from bridge import heap
 from workers.claims import RENEW_SECONDS, UNSHARED, Claim, Claims
 
 #: Seconds that an idle worker sleeps at most; what does not wake it (a requeue by hand) is seen then.
@@ -75,7 +75,7 @@ class Claimer(SimpleWorker, ABC):
         self.bootstrap(logging_level="WARNING")
         renewing = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         renewing.start()
-        gc.freeze()  # what is here now stays: the collector need not look through it again
+        heap.settle()
         failures = 0
         try:
             while not self.stopping.is_set():

@@ -22,8 +22,8 @@ from workers.store.reads import Priority, Taken
 LISTS = 32
 #: Entities that are looked up with one question.
 CHUNK = 1000
-#: Reads that are made and committed together, and how many such batches are under way.
-BATCH, LANES = 64, 3
+#: Reads that are made and committed together, if the budget grants so many, and how many such batches are under way.
+BATCH, LANES = 256, 2
 #: Attempts after which a copy ends without an entity; the workers go on trying.
 MAX_ATTEMPTS = 3
 #: Seconds until what failed is tried again, and between two looks while others work on what is left.
@@ -72,6 +72,7 @@ class Copy:
         self._client = client
         self._corp_id = corp_id
         self._with_jobs = with_jobs
+        self._batch = min(folder.at_once or BATCH, BATCH)
         #: Of what it notes; what earlier ones have left unread it reads as well.
         self._priority = Priority.COPY
         #: Lanes of the outbox in which jobs now wait.
@@ -206,7 +207,7 @@ class Copy:
         """Read the next ones that are due; what came of it, if there were any."""
         now = self._clock.now().micros
         with self._store.writing() as connection:
-            taken = reads.take(connection, now, BATCH, Priority.COPY, self._corp_id)
+            taken = reads.take(connection, now, self._batch, Priority.COPY, self._corp_id)
         return taken, self._folder.apply([], taken) if taken else None
 
     def _account(self, taken: Sequence[Taken], outcome: Outcome | None) -> bool:

@@ -130,7 +130,7 @@ class Folder:
         self._suites = suites
         self._settle = round(settle_seconds * SECOND)
         self._lives = Lives(refresher.store, settle_seconds)
-        self._at_once = at_once
+        self.at_once = at_once
 
     def apply(self, batch: Sequence[Waiting], taken: Sequence[Taken] = ()) -> Outcome:
         """Read once what these events and reads need; commit it with the events' final rows.
@@ -219,7 +219,7 @@ class Folder:
         owners = _fold([course for course in courses if course.halted is None], noted)
         wanted = dict.fromkeys(owners, True)
         wanted |= {entity: entity in owners or read.priority < Priority.HEAL for entity, read in taken.items()}
-        wanted = dict(islice(wanted.items(), self._at_once))
+        wanted = dict(islice(wanted.items(), self.at_once))
         answers, errors = self._refresher.read(wanted)
         pushed = _take_from_rows(courses, answers, errors)
         _judge_dissolution(courses, answers)

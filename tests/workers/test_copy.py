@@ -184,8 +184,9 @@ def test_it_is_complete_though_a_worker_reads_beside_it(place: Installation) -> 
 
 @pytest.mark.parametrize("finisher", ["another copy", "the workers"])
 def test_what_a_copy_that_was_broken_off_has_found_is_not_lost(
-    redis_url: str, datastore_url: str, tmp_path: Path, finisher: str
+    redis_url: str, datastore_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finisher: str
 ) -> None:
+    monkeypatch.setattr("workers.copy.BATCH", 64)  # or it would have read everything before it is broken off
     with installed(redis_url, datastore_url, tmp_path, users=300) as place:
         steps = start(place)
         while next(steps).read == 0:

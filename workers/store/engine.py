@@ -4,8 +4,9 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ LOST_HOST = {
 }
 #: Seconds between two attempts to switch SQLite's journal, which does not wait by itself.
 SWITCH_SECONDS = 0.01
+#: For who writes most of a datastore: KiB of pages that are kept, in place of 2 000, and how many pages (of 4 KiB) may
+#: have been written before they are brought from the journal into the file, in place of 1 000.
+BULK = ("PRAGMA cache_size=-32000", "PRAGMA wal_autocheckpoint=8000")
 #: Execution option of a transaction that only reads.
 _READ_ONLY = "dingbridge_read_only"
 
@@ -65,9 +69,10 @@ class Store:
         self.engine.dispose()
 
 
-def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
+def open_store(url: str, connect_seconds: int = CONNECT_SECONDS, *, bulk: bool = False) -> Store:
     """The datastore at `url`; a folder for SQLite's file is made. `connect_seconds` is the patience for PostgreSQL.
 
+    `bulk`: for a process that soon writes most of it, and takes more memory for that.
     Raises DatastoreUnusable for what is no URL, and where SQLite's file cannot be made.
     """
     parsed = _parse(url)
@@ -77,7 +82,7 @@ def open_store(url: str, connect_seconds: int = CONNECT_SECONDS) -> Store:
         "json_deserializer": msgspec.json.decode,
     }
     if parsed.get_backend_name() == "sqlite":
-        return Store(_open_sqlite(parsed, options))
+        return Store(_open_sqlite(parsed, options, BULK if bulk else ()))
     # What the URL says wins.
     patient = parsed.update_query_dict({"connect_timeout": str(connect_seconds), **LOST_HOST, **parsed.query})
     try:
@@ -94,11 +99,11 @@ def _parse(url: str) -> URL:
         raise DatastoreUnusable from None  # the error may hold the password
 
 
-def _open_sqlite(url: URL, options: dict[str, Any]) -> Engine:
+def _open_sqlite(url: URL, options: dict[str, Any], pragmas: Sequence[str]) -> Engine:
     if url.database and url.database != ":memory:" and "uri" not in url.query:
         _make_file(Path(url.database))
     engine = sa.create_engine(url, **options)
-    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "connect", partial(_prepare_sqlite, pragmas))
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -115,13 +120,15 @@ def _make_file(path: Path) -> None:
         raise DatastoreUnusable(f"the datastore's file {path} cannot be made: {reason}; see datastore.url") from error
 
 
-def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(pragmas: Sequence[str], connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # BEGIN is ours to send
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
     _use_wal(cursor)
     # An event is told finished to Redis only after its commit is on the disk.
     cursor.execute("PRAGMA synchronous=FULL")
+    for pragma in pragmas:
+        cursor.execute(pragma)
     cursor.close()
 
 

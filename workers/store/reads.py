@@ -153,32 +153,31 @@ def take(connection: Connection, now: int, limit: int, priority: Priority, corp_
 
     None that is less urgent than `priority`; of one corp, or of all.
     """
-    query = (
-        sa.select(reads)
-        .where(reads.c.due_at <= now, reads.c.taken_until <= now, reads.c.priority <= int(priority))
-        .where(reads.c.corp_id == corp_id if corp_id else sa.true())
-        .order_by(reads.c.priority, reads.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    rows = connection.execute(query).mappings().all()
+    told = {"now": now, "most": limit, "least_urgent": int(priority), "corp": corp_id}
+    rows = connection.execute(_due(of_one=corp_id is not None), told).all()
     if not rows:
         return []
-    keys = [(row["corp_id"], row["kind"], row["entity_id"]) for row in rows]
-    connection.execute(
-        sa.update(reads).where(matching(connection.dialect.name, reads)).values(taken_until=now + TAKEN_MICROSECONDS),
-        given_keys(reads.primary_key.columns, keys),
+    keys = given_keys(reads.primary_key.columns, (tuple(row[:3]) for row in rows))
+    connection.execute(_hold(connection.dialect.name), keys | {"until": now + TAKEN_MICROSECONDS})
+    return [Taken(Entity(*row[:3]), *row[3:]) for row in rows]
+
+
+@cache
+def _due(*, of_one: bool) -> sa.Select[Any]:
+    now: sa.BindParameter[int] = sa.bindparam("now")
+    return (
+        sa.select(*reads.primary_key.columns, *(reads.c[name] for name in Taken._fields[1:]))
+        .where(reads.c.due_at <= now, reads.c.taken_until <= now, reads.c.priority <= sa.bindparam("least_urgent"))
+        .where(reads.c.corp_id == sa.bindparam("corp") if of_one else sa.true())
+        .order_by(reads.c.priority, reads.c.due_at)
+        .limit(sa.bindparam("most"))
+        .with_for_update(skip_locked=True)
     )
-    return [
-        Taken(
-            Entity(row["corp_id"], row["kind"], row["entity_id"]),
-            row["version"],
-            row["attempts"],
-            row["event_id"],
-            row["priority"],
-        )
-        for row in rows
-    ]
+
+
+@cache
+def _hold(dialect: str) -> sa.Update:
+    return sa.update(reads).where(matching(dialect, reads)).values(taken_until=sa.bindparam("until"))
 
 
 def finish(connection: Connection, done: Sequence[Taken]) -> None:

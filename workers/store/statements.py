@@ -124,7 +124,10 @@ def _rows(dialect: str, columns: Sequence[Column]) -> sa.Subquery:
         told = rows.render_derived("told", with_types=True).c
         values: list[sa.ColumnElement[Any]] = [sa.cast(told[column.name], column.type) for column in columns]
     else:
-        told = sa.func.json_each(text).table_valued("value").c
+        # Materialized, or SQLite writes each row out as text anew for each of its columns; and nested, as Python's
+        # sqlite3 counts no rows of a statement that begins with WITH.
+        each = sa.func.json_each(text).table_valued("value")
+        told = sa.select(each.c.value).cte("told", nesting=True).prefix_with("MATERIALIZED").c
         # The paths stand in the statement: bound anew at each run they took longer than the values.
         paths: list[sa.ColumnElement[Any]] = [sa.literal_column(f"'$.{column.name}'") for column in columns]
         values = [sa.func.json_extract(told.value, path, type_=c.type) for path, c in zip(paths, columns, strict=True)]
