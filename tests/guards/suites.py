@@ -5,8 +5,11 @@ from tests.guards.guard import Guard
 SUITES, TABLES, FOLD = "workers/suites.py", "workers/store/suites.py", "workers/fold.py"
 DRAFT, REFRESH, MESSAGES = "workers/store/draft.py", "workers/refresh.py", "bridge/messages.py"
 
-T_LIFE = "tests/test_suites.py::TestTheLifeOfAnAuthorisation::"
-T_TICKET, T_REACH = "tests/test_suites.py::TestTheTicket::", "tests/test_suites.py::TestOutOfReach::"
+T_LIFE = "tests/suites/test_authorisation.py::TestTheLifeOfAnAuthorisation::"
+T_TICKET, T_REACH = (
+    "tests/suites/test_tickets.py::TestTheTicket::",
+    "tests/suites/test_out_of_reach.py::TestOutOfReach::",
+)
 T_CORPS = "tests/workers/test_store_corps.py::"
 
 SUITE_GUARDS: tuple[Guard, ...] = (
@@ -56,7 +59,7 @@ SUITE_GUARDS: tuple[Guard, ...] = (
         MESSAGES,
         "    message = without_codes(_mend(message))\n",
         "    message = _mend(message)\n",
-        ("tests/test_suites.py::TestTheCode::test_it_lies_sealed_and_nowhere_else",),
+        ("tests/suites/test_codes.py::TestTheCode::test_it_lies_sealed_and_nowhere_else",),
     ),
     Guard(
         "nobody comes to life in a dissolved corp",

@@ -24,7 +24,7 @@ from ops.cli import main
 from ops.doctoring import Finding, examine
 from tests.installation import AES_KEY, CORP, Installation, installed, settings
 from tests.servers import free_port, redis_process, wait_until
-from tests.test_suites import SEALING_KEY, Stage, a_suite
+from tests.suites.stage import SEALING_KEY, Stage, a_suite
 from workers.clock import LEADER_KEY
 from workers.store import suites, tables
 from workers.store.suites import Ticket
