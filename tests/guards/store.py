@@ -7,6 +7,7 @@ DRAFT, LEDGER = "workers/store/draft.py", "workers/store/ledger.py"
 USERS, DEPARTMENTS, ROLES = "workers/store/users.py", "workers/store/departments.py", "workers/store/roles.py"
 
 T_REFRESH, T_FOLD, T_READS = (f"tests/workers/test_{name}.py::" for name in ("refresh", "fold", "reads"))
+T_OWING, T_ECHOES, T_DUE = (f"tests/workers/test_{name}.py::" for name in ("owing", "echoes", "due_reads"))
 T_LEDGER, T_CORPS, T_STATEMENTS = (
     f"tests/workers/test_{name}.py::" for name in ("ledger", "store_corps", "statements")
 )
@@ -203,7 +204,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "            if verdict.event.id in new or verdict.event.replayed\n",
         "",
-        (T_FOLD + "TestOwedJobs::test_an_event_that_two_workers_apply_at_once_owes_one_job",),
+        (T_OWING + "TestOwedJobs::test_an_event_that_two_workers_apply_at_once_owes_one_job",),
     ),
     Guard(
         "a replay owes no jobs",
@@ -211,7 +212,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         " and not verdict.event.quiet",
         "",
-        (T_FOLD + "TestOwedJobs::test_what_a_copy_or_a_replay_finds_on_its_way_owes_nothing_either",),
+        (T_OWING + "TestOwedJobs::test_what_a_copy_or_a_replay_finds_on_its_way_owes_nothing_either",),
     ),
     Guard(
         "a read that a replay shares is the live event's",
@@ -219,7 +220,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         " or (owner.quiet and not course.quiet)",
         "",
-        (T_FOLD + "TestOwedJobs::test_a_replay_does_not_silence_what_happens_beside_it",),
+        (T_OWING + "TestOwedJobs::test_a_replay_does_not_silence_what_happens_beside_it",),
     ),
     Guard(
         "a copy and a replay are quiet",
@@ -227,7 +228,7 @@ STORE: tuple[Guard, ...] = (
         "workers/owing.py",
         "        if not change.quiet\n",
         "",
-        (T_FOLD + "TestOwedJobs::test_a_copy_owes_nothing",),
+        (T_OWING + "TestOwedJobs::test_a_copy_owes_nothing",),
     ),
     # echo
     Guard(
@@ -236,7 +237,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "                due += self._echoes(course, covered, able)\n",
         "                pass\n",
-        (T_FOLD + "TestEcho::test_what_an_event_names_is_read_once_more_when_it_has_settled",),
+        (T_ECHOES + "TestEcho::test_what_an_event_names_is_read_once_more_when_it_has_settled",),
     ),
     Guard(
         "an echo waits until its event has settled",
@@ -244,7 +245,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         " else moment.micros) + self._settle\n",
         " else moment.micros)\n",
-        (T_FOLD + "TestEcho::test_what_an_event_names_is_read_once_more_when_it_has_settled",),
+        (T_ECHOES + "TestEcho::test_what_an_event_names_is_read_once_more_when_it_has_settled",),
     ),
     Guard(
         "an echo of an event of another life counts from the read",
@@ -252,7 +253,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "            due = (accepted.micros if same_life else moment.micros)",
         "            due = (accepted.micros)",
-        (T_FOLD + "TestEcho::test_for_an_event_of_another_life_the_read_itself_is_the_beginning",),
+        (T_ECHOES + "TestEcho::test_for_an_event_of_another_life_the_read_itself_is_the_beginning",),
     ),
     Guard(
         "of two due times the later wins",
@@ -312,7 +313,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "        reads.finish(draft.tx, [read for entity, read in taken.items() if entity in written])\n",
         "",
-        (T_FOLD + "TestEcho::test_an_echo_leaves_no_echo",),
+        (T_ECHOES + "TestEcho::test_an_echo_leaves_no_echo",),
     ),
     # final rows
     Guard(
@@ -381,7 +382,7 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "                due = moment.micros + (self._settle if settling else 0)\n",
         "                due = moment.micros\n",
-        (T_FOLD + "TestTakenReads::test_whoever_had_what_is_gone_is_read_once_that_has_settled",),
+        (T_DUE + "TestTakenReads::test_whoever_had_what_is_gone_is_read_once_that_has_settled",),
     ),
     Guard(
         "marks become reads",
@@ -389,6 +390,6 @@ STORE: tuple[Guard, ...] = (
         FOLD,
         "        for entity, (reason, cause, settling) in draft.marks.items():\n",
         "        for entity, (reason, cause, settling) in ():\n",
-        (T_FOLD + "TestTakenReads::test_a_department_that_is_gone_has_its_members_read",),
+        (T_DUE + "TestTakenReads::test_a_department_that_is_gone_has_its_members_read",),
     ),
 )

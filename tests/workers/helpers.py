@@ -29,7 +29,7 @@ from workers.registry import Registry
 from workers.store import ledger, reads, tables
 from workers.store.draft import Cause, Draft
 from workers.store.engine import Store
-from workers.store.reads import Priority, Taken
+from workers.store.reads import Due, Priority, Taken
 from workers.suiteapi import Suite
 from workers.suites import Suites
 
@@ -289,3 +289,25 @@ def chain_breaks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _data(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Without what tells of the read alone: it may change without a change."""
     return None if state is None else {k: v for k, v in state.items() if k not in ("fetched_at", "raw", "pushed_at")}
+
+
+def knows(desk: Desk, answers: dict[Entity, Answer | ApiError]) -> None:
+    """From now on DingTalk answers so."""
+    desk.script.answers |= answers
+
+
+def schedule(desk: Desk, *wanted: Due) -> None:
+    with desk.store.writing() as connection:
+        reads.schedule(connection, wanted)
+
+
+def taken(desk: Desk, entity: Entity, priority: Priority = Priority.EVENT, event_id: str | None = None) -> list[Taken]:
+    """A read of this entity that is due, as a worker takes it."""
+    schedule(desk, Due(entity, desk.clock.now().micros, "some", event_id, priority))
+    return desk.take()
+
+
+def settle(desk: Desk) -> None:
+    """Time passes until every echo is due."""
+    with desk.store.writing() as connection:
+        connection.execute(sa.update(tables.reads).values(due_at=desk.clock.now().micros))

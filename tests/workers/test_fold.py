@@ -1,4 +1,4 @@
-"""Events become reads: what is read, what covers what, which final row each event gets, and what is still to come."""
+"""Events become reads: what is read, what covers what, and which final row each event gets."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from bridge.events import Entity, Event, Via
+from bridge.events import Event
 from tests.servers import running_redis
 from tests.workers.helpers import (
     Desk,
@@ -17,40 +17,20 @@ from tests.workers.helpers import (
     an_event,
     chain_breaks,
     department,
+    knows,
     roles,
+    taken,
     user,
 )
 from workers import fold
-from workers.errors import ApiError, Misconfigured, Throttled, Transient
+from workers.errors import Misconfigured, Throttled, Transient
 from workers.moment import SECOND, Moment, RedisClock
 from workers.readers import Answer
-from workers.store import reads, tables
+from workers.store import tables
 from workers.store.draft import Absence
-from workers.store.reads import Due, Priority, Taken
+from workers.store.reads import Priority
 
 U1, U2, ROOT = user("u1"), user("u2"), department(1)
-
-
-def knows(desk: Desk, answers: dict[Entity, Answer | ApiError]) -> None:
-    """From now on DingTalk answers so."""
-    desk.script.answers |= answers
-
-
-def schedule(desk: Desk, *wanted: Due) -> None:
-    with desk.store.writing() as connection:
-        reads.schedule(connection, wanted)
-
-
-def taken(desk: Desk, entity: Entity, priority: Priority = Priority.EVENT, event_id: str | None = None) -> list[Taken]:
-    """A read of this entity that is due, as a worker takes it."""
-    schedule(desk, Due(entity, desk.clock.now().micros, "some", event_id, priority))
-    return desk.take()
-
-
-def settle(desk: Desk) -> None:
-    """Time passes until every echo is due."""
-    with desk.store.writing() as connection:
-        connection.execute(sa.update(tables.reads).values(due_at=desk.clock.now().micros))
 
 
 def owed(desk: Desk) -> list[tuple[str, str | None, int | None]]:
@@ -335,156 +315,6 @@ class TestErrors:
         assert (desk.rows(tables.users), desk.rows(tables.events), desk.rows(tables.reads)) == ([], [], [])
 
 
-class TestEcho:
-    def due_times(self, desk: Desk) -> dict[str, tuple[int, str, str | None]]:
-        rows = desk.rows(tables.reads)
-        return {row["entity_id"]: (row["due_at"], row["cause"], row["event_id"]) for row in rows}
-
-    def test_what_an_event_names_is_read_once_more_when_it_has_settled(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user(), U2: a_user("u2")})
-        accepted = desk.clock.now()
-        outcome = desk.apply(an_event(users=["u1", "u2"], event_id="e1"), accepted=accepted)
-        due = accepted.micros + 60 * SECOND
-        assert self.due_times(desk) == {"u1": (due, "echo", "e1"), "u2": (due, "echo", "e1")}
-        assert outcome.next_due == due
-
-    def test_of_several_events_the_last_counts(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user()})
-        first = desk.clock.now()
-        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=first)
-        second = desk.clock.now()
-        desk.apply(an_event(users=["u1"], event_id="e2"), accepted=second)
-        desk.apply(an_event(users=["u1"], event_id="late"), accepted=first)
-        assert self.due_times(desk) == {"u1": (second.micros + 60 * SECOND, "echo", "e2")}
-
-    def test_a_folded_event_has_its_echo_too(self, desk: Desk) -> None:
-        accepted = desk.clock.now()
-        desk.write({U1: a_user()})
-        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted)
-        assert self.due_times(desk) == {"u1": (accepted.micros + 60 * SECOND, "echo", "e1")}
-
-    @pytest.mark.parametrize(("past", "echoes"), [(59, 1), (61, 0)])
-    def test_a_read_that_began_after_it_settled_needs_none(self, desk: Desk, past: int, echoes: int) -> None:
-        knows(desk, {U1: a_user()})
-        now = desk.clock.now()
-        desk.apply(an_event(users=["u1"]), accepted=Moment(now.micros - past * SECOND, now.life))
-        assert len(self.due_times(desk)) == echoes
-
-    def test_for_an_event_of_another_life_the_read_itself_is_the_beginning(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user()})
-        desk.apply(an_event(users=["u1"], event_id="e1"), accepted=Moment(1, "another"))
-        assert self.due_times(desk) == {"u1": (desk.user()["read_begun"] + 60 * SECOND, "echo", "e1")}
-
-    def test_without_credentials_there_is_none(self, desk: Desk) -> None:
-        desk.script.able = False
-        knows(desk, {U1: Absence.UNREAD})
-        assert desk.apply(an_event(users=["u1"], event_id="e1")).final == {"e1": "applied"}
-        assert self.due_times(desk) == {}
-
-    def test_an_ignored_org_remove_has_its_echo(self, desk: Desk) -> None:
-        """A stale answer may still show a corp that is dissolved."""
-        knows(desk, {ROOT: a_department(1, None)})
-        desk.apply(an_event("org_remove", event_id="e1"))
-        assert self.due_times(desk).keys() == {"1"}
-
-    def test_an_echo_leaves_no_echo(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user(name="stale")})
-        desk.apply(an_event(users=["u1"], event_id="e1"))
-        knows(desk, {U1: a_user(name="truth")})
-        settle(desk)
-        desk.apply(taken=desk.take())
-        assert desk.user()["name"] == "truth"
-        assert desk.script.asked == [U1, U1]
-        assert (self.due_times(desk), desk.take()) == ({}, [])
-        # Why it was read again is the event that told of it first.
-        assert [row["event_id"] for row in desk.rows(tables.changes)] == ["e1", "e1"]
-
-    def test_an_event_that_comes_with_an_echo_shares_its_read_and_has_one_of_its_own(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user()})
-        echo = taken(desk, U1)
-        accepted = desk.clock.now()
-        assert desk.apply(an_event(users=["u1"], event_id="e1"), accepted=accepted, taken=echo).final == {
-            "e1": "applied"
-        }
-        assert desk.script.asked == [U1]
-        assert self.due_times(desk) == {"u1": (accepted.micros + 60 * SECOND, "echo", "e1")}
-
-
-class TestTakenReads:
-    def test_one_that_was_asked_for_anew_meanwhile_stays(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user()})
-        read = taken(desk, U1)
-        desk.script.meanwhile = lambda: schedule(desk, Due(U1, 5, "mark"))
-        desk.apply(taken=read)
-        assert len(desk.take()) == 1
-
-    def test_one_that_was_overtaken_is_made_again(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user(name="truth")})
-        read = taken(desk, U1)
-        others = desk.refresher.note([U1])
-        desk.script.meanwhile = lambda: desk.write({U1: a_user(name="stale")}, others)
-        desk.apply(taken=read)
-        assert desk.script.asked == [U1, U1]
-        assert (desk.user()["name"], desk.rows(tables.reads)) == ("truth", [])
-
-    @pytest.mark.parametrize(
-        ("error", "attempts", "wait"),
-        [
-            (Transient("-1", "busy"), 1, 2.0),
-            (Throttled("90018", "too many", wait=7.0), 0, 7.0),
-            (Misconfigured("60011", "no permission"), 1, 2.0),
-        ],
-    )
-    def test_one_without_an_answer_is_put_off(self, desk: Desk, error: ApiError, attempts: int, wait: float) -> None:
-        knows(desk, {U1: error})
-        before = desk.clock.now().micros
-        outcome = desk.apply(taken=taken(desk, U1))
-        row = desk.row(tables.reads)
-        assert (row["attempts"], row["error"]) == (attempts, str(error))
-        assert 0 <= row["due_at"] - before - wait * SECOND < 5 * SECOND
-        assert outcome.late == {U1: error}
-        assert outcome.next_due == row["due_at"]
-
-    def test_what_an_answer_asks_for_is_due_at_once(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2)})
-        desk.apply(an_event(users=["u1"], event_id="e1"))
-        due = desk.take()
-        assert [read.entity for read in due] == [department(2)]
-        desk.apply(taken=due)
-        # The change that it finds tells the event that led to it.
-        assert {row["entity"]: row["event_id"] for row in desk.rows(tables.changes)} == {
-            "user": "e1", "department": "e1",
-        }  # fmt: skip
-        assert [read.entity for read in desk.take()] == [ROOT]
-
-    def test_what_was_read_in_the_same_go_is_not_asked_for(self, desk: Desk) -> None:
-        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2)})
-        desk.write({ROOT: a_department(1, None)})
-        desk.apply(an_event(users=["u1"]), an_event("org_dept_create", departments=[2]))
-        assert desk.take() == []
-
-    def test_a_department_that_is_gone_has_its_members_read(self, desk: Desk) -> None:
-        desk.write({ROOT: a_department(1, None), department(2): a_department(2), U1: a_user(departments={2: 1})})
-        knows(desk, {department(2): Absence.GONE, U1: a_user(departments={1: 1})})
-        desk.settle_seconds = 0.0
-        desk.apply(an_event("org_dept_remove", departments=[2]))
-        desk.apply(taken=desk.take())
-        assert [row["dept_id"] for row in desk.rows(tables.department_members)] == [1]
-
-    def test_whoever_had_what_is_gone_is_read_once_that_has_settled(self, desk: Desk) -> None:
-        """A member's answer can go on showing a role that the list has no more; also one of the same batch."""
-        list_before, list_after = a_role_list({1: {11: "a", 12: "b"}}), a_role_list({1: {12: "b"}})
-        desk.write({roles(): list_before})
-        desk.write({U1: a_user(roles=[11])})
-        knows(desk, {roles(): list_after, U1: a_user(roles=[11])})
-        moment = desk.clock.now()
-        schedule(desk, Due(U1, moment.micros, "echo"))
-        desk.apply(an_event("label_conf_del", roles=[11]), accepted=moment, taken=desk.take())
-        assert desk.take() == []
-        due = desk.row(tables.reads, kind="user")["due_at"]
-        assert due >= moment.micros + desk.settle_seconds * SECOND
-
-
 class TestOrgRemove:
     def remove(self, desk: Desk, answer: Answer) -> dict[str, Any]:
         knows(desk, {ROOT: answer})
@@ -545,154 +375,6 @@ class TestOrgRemove:
         for table in (tables.corps, tables.users, tables.departments, tables.roles):
             assert desk.rows(table, deleted_at=None) == []
         assert list(chain_breaks(desk.rows(tables.changes))) == []
-
-
-class TestOwedJobs:
-    @pytest.fixture
-    def wanted(self, desk: Desk) -> list[str]:
-        """Functions for every change, and for two types of event; their names."""
-
-        def changed(change: object, directory: object) -> None: ...
-
-        def happened(event: object, directory: object) -> None: ...
-
-        desk.registry.on_change("user", "department", "role", "role_group", "corp")(changed)
-        desk.registry.on("user_add_org", "user_modify_org", "org_remove")(happened)
-        return desk.registry.names()
-
-    def test_an_event_and_its_change_owe_a_job_each(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user()})
-        outcome = desk.apply(an_event(users=["u1"], event_id="e1"))
-        (seq,) = [row["seq"] for row in desk.rows(tables.changes)]
-        assert owed(desk) == [(wanted[0], "e1", seq), (wanted[1], "e1", None)]
-        assert outcome.lanes == {row["lane"] for row in desk.rows(tables.outbox)}
-        assert len(outcome.lanes) == 2
-
-    def test_a_folded_event_owes_its_job_too(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user()})
-        desk.apply(*(an_event(users=["u1"], event_id=name) for name in ("e1", "e2")))
-        assert [event_id for function, event_id, _ in owed(desk) if function == wanted[1]] == ["e1", "e2"]
-
-    def test_a_repeat_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user()})
-        event = an_event(users=["u1"])
-        desk.apply(event)
-        before = owed(desk)
-        desk.apply(event)
-        assert owed(desk) == before
-
-    def test_an_event_that_two_workers_apply_at_once_owes_one_job(self, desk: Desk, wanted: list[str]) -> None:
-        """The one was taken for dead, and another has its event."""
-        knows(desk, {U1: a_user()})
-        event = an_event(users=["u1"], event_id="e1")
-        desk.script.meanwhile = lambda: desk.apply(event)
-        assert desk.apply(event).final.keys() == {"e1"}
-        assert [event_id for function, event_id, _ in owed(desk) if function == wanted[1]] == ["e1"]
-        assert len(desk.rows(tables.events)) == 1
-
-    def test_changes_of_one_entity_share_a_lane_in_their_order(self, desk: Desk, wanted: list[str]) -> None:
-        for name in "abc":
-            knows(desk, {U1: a_user(name=name)})
-            desk.apply(an_event("label_user_change", users=["u1"]))
-        rows = desk.rows(tables.outbox)
-        assert len({row["lane"] for row in rows}) == 1
-        assert [row["change_seq"] for row in rows] == [row["seq"] for row in desk.rows(tables.changes)]
-
-    def test_a_failed_event_owes_its_job_once_it_is_applied(self, desk: Desk, wanted: list[str]) -> None:
-        event = an_event(users=["u1"], event_id="e1")
-        desk.folder.fail(fold.Waiting(event, desk.clock.now()), "given up")
-        assert owed(desk) == []
-        knows(desk, {U1: a_user()})
-        desk.apply(event)
-        assert (wanted[1], "e1", None) in owed(desk)
-
-    def test_a_replay_reads_again_keeps_its_row_and_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user(name="old")})
-        desk.apply(an_event(users=["u1"], event_id="e1"))
-        before, told = owed(desk), desk.rows(tables.events)
-        knows(desk, {U1: a_user(name="new", departments={2: 1})})
-        desk.apply(an_event(users=["u1"], event_id="e1", via="replay"))
-        assert (desk.user()["name"], len(desk.changes())) == ("new", 2)
-        assert (owed(desk), desk.rows(tables.events)) == (before, told)
-
-    def test_a_replay_with_jobs_owes_them_again(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user(name="old")})
-        desk.apply(an_event(users=["u1"], event_id="e1"))
-        before = owed(desk)
-        knows(desk, {U1: a_user(name="new")})
-        desk.apply(an_event(users=["u1"], event_id="e1", via="replay_with_jobs"))
-        seq = desk.rows(tables.changes)[-1]["seq"]
-        assert owed(desk)[len(before) :] == [(wanted[0], "e1", seq), (wanted[1], "e1", None)]
-        assert desk.row(tables.events)["via"] == "http"
-
-    @pytest.mark.parametrize("order", [("old", "live"), ("live", "old")])
-    def test_a_replay_does_not_silence_what_happens_beside_it(
-        self, desk: Desk, wanted: list[str], order: tuple[str, str]
-    ) -> None:
-        knows(desk, {U1: a_user()})
-        via: dict[str, Via] = {"old": "replay", "live": "http"}
-        desk.apply(*(an_event("label_user_change", ["u1"], event_id=name, via=via[name]) for name in order))
-        assert [(function, event_id) for function, event_id, _ in owed(desk)] == [(wanted[0], "live")]
-        assert desk.statuses() == {"old": "folded", "live": "applied"}
-
-    def test_nor_what_a_read_finds_that_was_due_by_itself(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user()})
-        desk.apply(an_event("label_user_change", ["u1"], event_id="old", via="replay"), taken=taken(desk, U1))
-        assert [function for function, _, _ in owed(desk)] == [wanted[0]]
-
-    @pytest.mark.parametrize("via", ["replay", "replay_with_jobs"])
-    def test_a_replay_whose_row_was_pruned_meanwhile_is_recorded_as_one(self, desk: Desk, via: Via) -> None:
-        knows(desk, {U1: a_user()})
-        desk.apply(an_event(users=["u1"], via=via))
-        assert desk.row(tables.events)["via"] == "replay"
-
-    def test_a_copy_owes_nothing(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user(), ROOT: a_department(1, None), roles(): a_role_list({1: {11: "a"}})})
-        for entity in (ROOT, roles(), U1):
-            desk.apply(taken=taken(desk, entity, Priority.COPY))
-        assert {entity for entity, _, _ in desk.changes()} == {"corp", "department", "role", "role_group", "user"}
-        assert owed(desk) == []
-
-    @pytest.mark.parametrize("cause", ["copy", "replay"])
-    def test_what_a_copy_or_a_replay_finds_on_its_way_owes_nothing_either(
-        self, desk: Desk, wanted: list[str], cause: str
-    ) -> None:
-        """A user may come before its department, whose own read is still ahead."""
-        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2), ROOT: a_department(1, None)})
-        if cause == "copy":
-            late = Due(department(2), desk.clock.now().micros, "copy", None, Priority.COPY)
-            first = taken(desk, U1, Priority.COPY)
-            schedule(desk, late)
-            desk.apply(taken=first)
-        else:
-            desk.apply(an_event(users=["u1"], via="replay"))
-        while due := desk.take():
-            desk.apply(taken=due)
-        assert desk.row(tables.departments, dept_id=2)["fetched_at"] is not None
-        assert owed(desk) == []
-
-    def test_what_an_event_finds_on_its_way_owes_its_jobs(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user(departments={2: 1}), department(2): a_department(2), ROOT: a_department(1, None)})
-        schedule(desk, Due(department(2), desk.clock.now().micros, "copy", None, Priority.COPY))
-        desk.apply(an_event("label_user_change", users=["u1"]))
-        while due := desk.take():
-            desk.apply(taken=due)
-        kinds = {row["seq"]: row["entity"] for row in desk.rows(tables.changes)}
-        assert {kinds[seq] for _, _, seq in owed(desk) if seq} == {"user", "department", "corp"}
-
-    def test_an_echo_owes_the_jobs_of_what_it_finds(self, desk: Desk, wanted: list[str]) -> None:
-        knows(desk, {U1: a_user(name="stale")})
-        desk.apply(an_event("label_user_change", users=["u1"], event_id="e1"))
-        knows(desk, {U1: a_user(name="truth")})
-        settle(desk)
-        desk.apply(taken=desk.take())
-        assert [(function, event_id) for function, event_id, _ in owed(desk)] == [(wanted[0], "e1")] * 2
-
-    def test_an_ignored_event_owes_its_job(self, desk: Desk, wanted: list[str]) -> None:
-        desk.write({ROOT: a_department(1, None)})
-        knows(desk, {ROOT: a_department(1, None)})
-        desk.apply(an_event("org_remove", event_id="e1"))
-        assert (desk.statuses(), owed(desk)) == ({"e1": "ignored"}, [(wanted[1], "e1", None)])
 
 
 def test_the_final_row_tells_when(desk: Desk) -> None:
