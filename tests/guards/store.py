@@ -303,8 +303,8 @@ STORE: tuple[Guard, ...] = (
         "a read that was taken comes back",
         "a worker that dies takes its reads with it",
         READS,
-        "values(taken_until=now + TAKEN_MICROSECONDS)",
-        "values(taken_until=2**62)",
+        '"until": now + TAKEN_MICROSECONDS',
+        '"until": 2**62',
         (T_READS + "test_a_taken_read_comes_back_when_its_worker_died",),
     ),
     Guard(
