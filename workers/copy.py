@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import NamedTuple
 
 from bridge.events import Entity
@@ -18,8 +19,8 @@ from workers.store.copies import Unlisted
 from workers.store.engine import Store
 from workers.store.reads import Priority, Taken
 
-#: Departments that are listed at the same time.
-LISTS = 32
+#: Departments that are listed at the same time, whose lists are noted together; and how many are asked for ahead.
+LISTS, AHEAD = 32, 128
 #: Entities that are looked up with one question.
 CHUNK = 1000
 #: Reads that are made and committed together, if the budget grants so many, and how many such batches are under way.
@@ -127,12 +128,22 @@ class Copy:
     def _walk(self, begun: Moment, pool: ThreadPoolExecutor) -> bool:
         """List the next departments and note whom they name; False when there are none."""
         with self._store.reading() as connection:
-            level = copies.unlisted(connection, self._corp_id, LISTS)
+            level = copies.unlisted(connection, self._corp_id, AHEAD)
+        waits: list[float] = []
+        # While some are noted, the next are asked for.
+        answers = zip(level, pool.map(self._list, level), strict=True)
+        while some := list(islice(answers, LISTS)):
+            waits += self._note_lists(begun, some)
+        time.sleep(max(waits, default=0.0))
+        return bool(level)
+
+    def _note_lists(self, begun: Moment, answers: Iterable[tuple[Unlisted, _Listing | ApiError]]) -> list[float]:
+        """Note whom they name; seconds until those are asked for again that failed."""
         listed: dict[int, bool] = {}
         depths: dict[int, int] = {}
         entities: list[Entity] = []
         waits: list[float] = []
-        for (dept_id, depth), answer in zip(level, pool.map(self._list, level), strict=True):
+        for (dept_id, depth), answer in answers:
             if isinstance(answer, _Listing):
                 depths |= dict.fromkeys(answer.children, depth + 1)
                 entities += self._users(answer.members)
@@ -145,8 +156,7 @@ class Copy:
             listed[dept_id] = isinstance(answer, _Listing)
             entities.append(Entity(self._corp_id, "department", str(dept_id)))
         self._note(begun, entities, depths, listed)
-        time.sleep(max(waits, default=0.0))
-        return bool(level)
+        return waits
 
     def _note(
         self, begun: Moment, entities: Iterable[Entity], depths: Mapping[int, int], listed: Mapping[int, bool]
