@@ -101,8 +101,11 @@ class Copy:
         self._count()
         scope = self._note_scope(begun)
         with ThreadPoolExecutor(LISTS, thread_name_prefix="list") as pool:
-            while self._walk(begun, pool):
-                yield self._progress(walked=False)
+            try:
+                while self._walk(begun, pool):
+                    yield self._progress(walked=False)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # nobody would note what was asked for ahead
         yield from self._read()
         with self._store.writing() as connection:
             copies.finish(connection, self._corp_id)
@@ -208,6 +211,9 @@ class Copy:
                         self._unread |= reads.given_up(connection, self._corp_id, MAX_ATTEMPTS)
                     time.sleep(LOOK_SECONDS)
                 lanes |= {pool.submit(self._work) for _ in done}
+            for lane in lanes:  # with nothing of ours; what others have noted meanwhile may owe jobs
+                self._account(*lane.result())
+        self._count()
 
     def _count(self) -> None:
         with self._store.reading() as connection:

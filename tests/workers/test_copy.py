@@ -22,13 +22,14 @@ from tests.workers.helpers import an_event
 from workers.copy import MAX_ATTEMPTS, Copy, Progress
 from workers.dingtalk import ROLE_GROUPS_PAGE, DingTalk
 from workers.errors import ApiError, Gone, QuotaSpent, Throttled, Transient
-from workers.fold import Folder
+from workers.fold import Folder, Outcome
 from workers.moment import SECOND
 from workers.refresh import Refresher
 from workers.registry import Registry
 from workers.shapes import Scope
 from workers.store import comparisons, copies, tables
 from workers.store.draft import ChangeKind
+from workers.store.reads import Taken
 
 KINDS: list[ChangeKind] = ["user", "department", "role", "role_group", "corp"]
 
@@ -180,6 +181,24 @@ def test_it_is_complete_though_a_worker_reads_beside_it(place: Installation) -> 
     for _ in steps:
         beside.turn()
     assert differences(place) == []
+
+
+def test_jobs_of_a_batch_that_ends_last_are_told_of(one_place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read what others had noted; all of the copy's own was read before."""
+    turns, plain = iter(range(99)), Copy._work
+
+    def work(made: Copy) -> tuple[Sequence[Taken], Outcome | None]:
+        if next(turns) != 1:
+            return plain(made)
+        wait_until(lambda: made._listed > 0 and made._left == 0, 20, "the other batch")
+        return [], Outcome(lanes={"a lane"})
+
+    monkeypatch.setattr(Copy, "_work", work)
+    parts = one_place.parts
+    made = Copy(parts.store, parts.clock, parts.folder, the_client(one_place), CORP)
+    for _ in made.run():
+        pass
+    assert "a lane" in made.lanes
 
 
 @pytest.mark.parametrize("finisher", ["another copy", "the workers"])

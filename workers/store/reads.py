@@ -12,7 +12,8 @@ from bridge.events import Entity
 from workers.store.statements import given, given_keys, having, insert_ignoring, inserting, key_columns, matching
 from workers.store.tables import reads
 
-#: Microseconds in which a read that was taken is left to its worker; longer than reads take.
+#: Microseconds in which a read that was taken is left to its worker; longer than reads take, but for a copy without a
+#: limit of calls while each takes more than 7 s: then some are made twice.
 TAKEN_MICROSECONDS = 120_000_000
 
 #: A read that is as it was when it was taken; with the parameters of `_key`.
