@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -33,6 +34,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> int:
+    """The first of so many free ports in a row, below those that the system gives to tests that run beside this one."""
+    while True:
+        first = random.randrange(20_000, 30_000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as tried:
+                    tried.bind((host, port))
+        except OSError:
+            continue
+        return first
 
 
 def missing(what: str) -> None:

@@ -26,7 +26,7 @@ from ops.console.backlog import observe
 from ops.logs import SUPERVISED_VARIABLE
 from ops.verbs import repairs
 from tests.installation import CORP, Installation, installed, settings
-from tests.servers import free_port, running_redis, wait_until
+from tests.servers import free_port, free_ports, running_redis, wait_until
 from tests.truth import differences
 from workers import jobs
 from workers.store import tables
@@ -109,7 +109,7 @@ def test_a_redis_that_can_lose_events_is_refused_with_its_mend(verb: list[str], 
     with running_redis("--appendonly", "no") as url:
         given = environ(tmp_path, redis={"url": url}, datastore={"url": f"sqlite:///{tmp_path}/d.db"})
         assert dingbridge("migrate", environ=given, folder=tmp_path).returncode == 0
-        shown = dingbridge(*verb, environ=given | {"PORT": str(free_port())}, folder=tmp_path)
+        shown = dingbridge(*verb, environ=given | {"PORT": str(free_ports(2))}, folder=tmp_path)
     assert (shown.returncode, shown.stdout) == (1, "")
     assert shown.stderr.count("\n") == 1
     assert "appendonly yes" in shown.stderr
@@ -180,7 +180,7 @@ def test_a_module_with_jobs_that_fails_is_one_clear_line(name: str, text: str, s
 
 
 def test_everything_at_once_is_not_started_with_modules_that_fail(tmp_path: Path) -> None:
-    given = environ(tmp_path, jobs=["no_such_module", "nor_this"]) | {"PORT": str(free_port())}
+    given = environ(tmp_path, jobs=["no_such_module", "nor_this"]) | {"PORT": str(free_ports(2))}
     shown = dingbridge("run", environ=given, folder=tmp_path)
     assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 2)
     assert "the module no_such_module cannot" in shown.stderr and "the module nor_this cannot" in shown.stderr

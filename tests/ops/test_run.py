@@ -2,7 +2,6 @@
 
 import io
 import os
-import random
 import re
 import signal
 import socket
@@ -20,24 +19,11 @@ import yaml
 from bridge import embedded
 from ops.run import Screen
 from tests.installation import answers, settings
-from tests.servers import wait_until
+from tests.servers import free_ports, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 #: An address of this machine that is not the usual one; macOS has no other.
 HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
-
-
-def bases() -> int:
-    """A port with two free ones above it, below those that the system gives to tests that run beside this one."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        try:
-            for offset in range(3):
-                with socket.socket() as tried:
-                    tried.bind((HOST, port + offset))
-        except OSError:
-            continue
-        return port
 
 
 @pytest.fixture
@@ -48,7 +34,7 @@ def demo(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int, Path]
     for name in ("bridge", "workers", "ops", "simulator"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('not ours')")
-    port = bases()
+    port = free_ports(3, HOST)
     given = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE")}
     given |= {"PYTHONPATH": str(ROOT), "PORT": str(port)}
     given |= {"REDIS_URL": "redis://127.0.0.1:1", "DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
@@ -138,7 +124,7 @@ def test_ctrl_c_is_heard_while_it_starts(tmp_path: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         silent.settimeout(60)
-        given = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(bases())}
+        given = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(free_ports(2))}
         given["DATABASE_URL"] = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=120"
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
         command = [sys.executable, "-m", "ops", "run"]
