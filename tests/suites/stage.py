@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from bridge import messages
@@ -17,7 +18,9 @@ from simulator.apps import App
 from tests.installation import AES_KEY, Installation, installed
 from tests.servers import wait_until
 from tests.truth import actual_tables, expected_tables
+from workers.errors import ApiError
 from workers.store import tables
+from workers.suiteapi import Suite
 
 SUITE = "suitekey00000000001"
 SEALING_KEY = "a key of thirty-two characters.."
@@ -48,6 +51,21 @@ def a_millisecond_passes() -> None:
     """DingTalk tells one of two happenings from the other by their times."""
     now = time.time_ns() // 1_000_000
     wait_until(lambda: time.time_ns() // 1_000_000 > now)
+
+
+def fails_at_first(monkeypatch: pytest.MonkeyPatch, call: str, error: ApiError) -> list[str]:
+    """The first time that a suite makes this call it ends so; the corps for which it is made, as they come."""
+    plain = getattr(Suite, call)
+    asked: list[str] = []
+
+    def failing(suite: Suite, corp_id: str, *more: Any) -> Any:
+        asked.append(corp_id)
+        if len(asked) == 1:
+            raise error
+        return plain(suite, corp_id, *more)
+
+    monkeypatch.setattr(Suite, call, failing)
+    return asked
 
 
 @dataclass

@@ -21,6 +21,7 @@ from tests.suites.stage import (
     a_millisecond_passes,
     a_stage,
     a_suite,
+    fails_at_first,
     turns,
 )
 from workers.dingtalk import DingTalk
@@ -103,16 +104,9 @@ class TestTheLifeOfAnAuthorisation:
     def test_an_answer_that_is_older_than_the_authorisation_takes_nothing_away(
         self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plain = Suite.authorization
-        asked: list[str] = []
-
-        def lagging(suite: Suite, corp_id: str) -> Any:
-            asked.append(corp_id)
-            if len(asked) == 1:
-                raise NotAuthorized("33001", "not yet", "/service/get_auth_info")
-            return plain(suite, corp_id)
-
-        monkeypatch.setattr(Suite, "authorization", lagging)
+        asked = fails_at_first(
+            monkeypatch, "authorization", NotAuthorized("33001", "not yet", "/service/get_auth_info")
+        )
         monkeypatch.setattr(one_stage.place.parts.suites, "_settle", 3600 * SECOND)
         one_stage.begin()
         assert len(asked) > 1

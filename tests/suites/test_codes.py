@@ -15,6 +15,7 @@ from tests.suites.stage import (
     SEALING_KEY,
     SUITE,
     Stage,
+    fails_at_first,
     turns,
 )
 from workers.dingtalk import DingTalk
@@ -55,16 +56,7 @@ class TestATemporaryCode:
     ) -> None:
         """As in 2016. The second time its code is none any more, and the app's own corp did not give it."""
         told = self.told(one_stage)
-        plain = Suite.authorization
-        asked: list[str] = []
-
-        def busy(suite: Suite, corp_id: str) -> Any:
-            asked.append(corp_id)
-            if len(asked) == 1:
-                raise Transient("-1", "busy", "/service/get_auth_info")
-            return plain(suite, corp_id)
-
-        monkeypatch.setattr(Suite, "authorization", busy)
+        asked = fails_at_first(monkeypatch, "authorization", Transient("-1", "busy", "/service/get_auth_info"))
         del told["AuthCorpId"]
         (event,) = messages.parse(json.dumps(told).encode(), "shop", CORPS[0]).events
         Acceptor(one_stage.place.parts.connection).accept([event])
@@ -101,16 +93,7 @@ class TestActivation:
         self.waits(one_stage)
 
     def test_what_may_pass_is_tried_again(self, one_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = Suite.activate
-        asked: list[str] = []
-
-        def busy(suite: Suite, corp_id: str, code: str) -> None:
-            asked.append(corp_id)
-            if len(asked) == 1:
-                raise Transient("-1", "busy", "/service/activate_suite")
-            plain(suite, corp_id, code)
-
-        monkeypatch.setattr(Suite, "activate", busy)
+        fails_at_first(monkeypatch, "activate", Transient("-1", "busy", "/service/activate_suite"))
         one_stage.tell("suite_ticket")
         one_stage.tell("tmp_auth_code")
         turns(one_stage)
