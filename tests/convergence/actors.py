@@ -82,6 +82,9 @@ class Inline:
     def map(self, work: Callable[[Any], T], given: Iterable[Any]) -> Iterator[T]:
         return map(work, given)
 
+    def shutdown(self, **_: Any) -> None:
+        """Nothing is under way."""
+
 
 def acting() -> bool:
     """Whether an actor asks."""
