@@ -1,5 +1,6 @@
 """Fixtures for every test: a real Redis, a real PostgreSQL, a datastore of each kind."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from bridge.intake import Intake
 from tests.servers import flush, fresh_database, running_postgresql, running_redis
 from workers.registry import Registry
 
+# A shell's background job ignores Ctrl-C, and so would each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no failure.
 settings.register_profile("dingbridge", deadline=None)
 settings.load_profile("dingbridge")

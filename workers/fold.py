@@ -62,6 +62,8 @@ class _Cover(NamedTuple):
 
     moment: Moment
     event_id: str | None
+    #: Whether a pushed row took the answer's place.
+    by_row: bool = False
 
 
 @dataclass
@@ -104,10 +106,13 @@ class _Course:
         return min(standing, key=lambda error: error.permanent, default=None)
 
     def covered_with(
-        self, written: set[Entity], moment: Moment, causes: Mapping[Entity, Cause]
+        self, written: set[Entity], moment: Moment, causes: Mapping[Entity, Cause], pushed: Pushed
     ) -> dict[Entity, _Cover]:
         """What covers it once these entities, read at that moment, are committed."""
-        return self.covered | {entity: _Cover(moment, causes[entity].event_id) for entity in self.uncovered() & written}
+        newly = self.uncovered() & written
+        return self.covered | {
+            entity: _Cover(moment, causes[entity].event_id, entity in pushed.taken) for entity in newly
+        }
 
 
 class Folder:
@@ -240,7 +245,7 @@ class Folder:
         _merge(outcome, said)
         outcome.late |= {entity: errors[entity] for entity in taken if entity in errors}
         for course in courses:
-            course.covered = course.covered_with(written, noted.moment, causes)
+            course.covered = course.covered_with(written, noted.moment, causes, pushed)
         for entity in written & owners.keys():
             owners[entity].read = True
         for course in courses:
@@ -270,7 +275,7 @@ class Folder:
             if course.halted is not None:
                 verdicts.append(Verdict(course.waiting.event, course.waiting.accepted.micros, "ignored", course.halted))
                 continue
-            covered = course.covered_with(written, noted.moment, draft.causes)
+            covered = course.covered_with(written, noted.moment, draft.causes, draft.pushed)
             lost = set(course.entities) - covered.keys()
             if not lost:
                 verdicts.append(_verdict(course, course.read or course.id in served, covered, answers))
@@ -297,13 +302,13 @@ class Folder:
     def _echoes(self, course: _Course, covered: Mapping[Entity, _Cover], able: Collection[str]) -> Iterable[Due]:
         """Answers can lag behind events: read once more what was not read late enough (rule 4, echo).
 
-        `able`: the corps that can be read.
+        What a row told is read whenever that is possible again. `able`: the corps that can be read.
         """
         accepted = course.waiting.accepted
-        for entity, (moment, _) in covered.items():
+        for entity, (moment, _, by_row) in covered.items():
             same_life = moment.life == accepted.life
             due = (accepted.micros if same_life else moment.micros) + self._settle
-            late_enough = same_life and moment.micros > due
+            late_enough = same_life and moment.micros > due and not by_row
             if not late_enough and entity.corp_id in able:
                 yield Due(entity, due, "echo", course.id)
 

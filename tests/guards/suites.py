@@ -54,6 +54,14 @@ SUITE_GUARDS: tuple[Guard, ...] = (
         (T_REACH + "test_an_older_row_takes_nothing_back",),
     ),
     Guard(
+        "what a row told is read once that is possible",
+        "a row that was taken late stands until the nightly comparison",
+        FOLD,
+        " and not by_row\n",
+        "\n",
+        (T_REACH + "test_a_row_that_was_taken_late_is_replaced_too",),
+    ),
+    Guard(
         "permanent codes are taken out of messages",
         "they lie in clear in Redis and the datastore",
         MESSAGES,

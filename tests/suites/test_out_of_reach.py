@@ -1,5 +1,6 @@
 """Where DingTalk's API cannot be asked: pushed rows speak for themselves."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from bridge.events import CONTACT_EVENTS
 from simulator.apps import PERMISSIONS
 from tests.installation import installed
+from tests.servers import wait_until
 from tests.suites.stage import CORPS, TABLES, Stage, a_millisecond_passes, a_stage, a_suite, turns
 from workers.store import tables
 
@@ -41,6 +43,17 @@ class TestOutOfReach:
         assert barred.differences() == []
         for name in ("users", "departments"):
             assert {row["pushed_at"] for row in barred.place.rows(TABLES[name]) if row["deleted_at"] is None} == {None}
+
+    def test_a_row_that_was_taken_late_is_replaced_too(self, barred: Stage) -> None:
+        """An event that has settled needs no echo; one whose row was taken has not been read."""
+        barred.change("user_modify_org")
+        settled = time.monotonic() + barred.place.config.dingtalk.settle_seconds
+        wait_until(lambda: time.monotonic() > settled)
+        turns(barred)
+        self.allow(barred)
+        barred.due_now()
+        barred.place.work_off()
+        assert [row["pushed_at"] for row in barred.place.rows(tables.users) if row["pushed_order"]] == [None]
 
     def test_an_older_row_takes_nothing_back(self, barred: Stage) -> None:
         userid = barred.place.simulator.truth("shop")["users"][0]["userid"]
