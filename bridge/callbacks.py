@@ -4,7 +4,7 @@ WSGI beneath Flask: Flask's context, routing and request object would take a thi
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
@@ -95,6 +95,30 @@ class Refusals:
         return {"error": reason}
 
 
+class Posted(NamedTuple):
+    """What was posted to a path that `Callbacks` knows."""
+
+    path: str
+    query: str
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """A status of HTTP and an object for JSON."""
+
+    status: int
+    told: Mapping[str, str]
+
+
+class _Callback(NamedTuple):
+    """One that DingTalk has sent."""
+
+    app: App
+    query: _Query
+    opened: Opened
+    parsed: Parsed
+
+
 class Callbacks:
     """POST to /callback/<app> for each of these apps; all else goes to `pages`."""
 
@@ -109,60 +133,106 @@ class Callbacks:
         self._pages = pages
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        app = self._apps.get(environ["PATH_INFO"].lstrip("/")) if environ["REQUEST_METHOD"] == "POST" else None
-        if app is None:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "POST" or not self.knows(path):
             return self._pages(environ, start_response)
-        status, told = self._answer(app, environ)
-        body = msgspec.json.encode(told)
+        try:
+            (answer,) = self.answer([Posted(path, environ["QUERY_STRING"], _body(environ))])
+        except Refused as error:
+            answer = self._fault(self._app(path), error)
+        body = msgspec.json.encode(answer.told)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
         return [body]
 
-    def _answer(self, app: App, environ: "WSGIEnvironment") -> tuple[int, dict[str, str]]:
-        """Status and JSON, whatever happens."""
-        try:
-            return 200, self._take(app, environ)
-        except Refused as error:
-            status, reason = error.status, str(error)
-        except NotDurable as error:
-            status, reason = 503, str(error)
-        except Exception:
-            log.exception("a callback failed", app=app.name)
-            status, reason = 500, "internal server error"
-        return status, self._refusals.told(app.name, status, reason)
+    def knows(self, path: str) -> bool:
+        """Whether what is posted to this path is a callback."""
+        return path.lstrip("/") in self._apps
 
-    def _take(self, app: App, environ: "WSGIEnvironment") -> dict[str, str]:
-        """The sealed reply, once what the callback brought is durable. Raises Refused and NotDurable."""
+    def answer(self, posted: Sequence[Posted]) -> list[Answer]:
+        """The answer to each of these, whatever happens, once what they brought is durable: all with one call."""
         begun = time.perf_counter()
+        opened = [(self._app(one.path), self._open(one)) for one in posted]
+        callbacks = [found for _, found in opened if isinstance(found, _Callback)]
+        against = self._make_durable(callbacks)
+        answers = []
+        for app, found in opened:
+            if not isinstance(found, _Callback):
+                answers.append(self._fault(app, found))
+            elif against is not None and found.parsed.events:
+                self._intake.missed([app.name])
+                answers.append(self._fault(app, against))
+            else:
+                answers.append(self._reply(found, begun))
+        return answers
+
+    def _app(self, path: str) -> App:
+        return self._apps[path.lstrip("/")]
+
+    def _open(self, posted: Posted) -> _Callback | Exception:
+        """What DingTalk has sent, or what stands against it."""
+        app = self._app(posted.path)
         try:
-            body, query = _body(environ), _query(environ)
-            opened = app.open(query, body)
+            query = _query(posted.query)
+            opened = app.open(query, posted.body)
         except Refused as refusal:
             if (verdict := VERDICTS.get(type(refusal))) is not None:
                 self._intake.judged(app.name, verdict, str(refusal))
-            raise
+            return refusal
+        except Exception as error:  # noqa: BLE001 - it is told
+            return error
         if opened.key != app.keys[0]:
             self._metrics.old_key.labels(app.name).inc()
-        # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not, and
-        # must not make us call an API that has a monthly quota.
-        missed = True
         try:
-            parsed = messages.parse(opened.message, app.name, app.corp_id)
-            outcomes = self._intake.take(parsed.events) if parsed.events else []
-            for event, outcome in zip(parsed.events, outcomes, strict=True):
-                self._metrics.count(app.name, event.type, outcome)
+            return _Callback(app, query, opened, messages.parse(opened.message, app.name, app.corp_id))
+        except Exception as error:  # noqa: BLE001 - it is told
+            # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not,
+            # and must not make us call an API that has a monthly quota.
+            self._intake.missed([app.name])
+            return error
+
+    def _make_durable(self, callbacks: Sequence[_Callback]) -> Exception | None:
+        """What stands against all that these brought, if anything does."""
+        events = [event for callback in callbacks for event in callback.parsed.events]
+        if not events:
+            return None
+        try:
+            outcomes = iter(self._intake.take(events))
+        except Exception as error:  # noqa: BLE001 - it is told
+            return error
+        for callback in callbacks:
+            for event in callback.parsed.events:
+                self._metrics.count(callback.app.name, event.type, next(outcomes))
+        return None
+
+    def _reply(self, callback: _Callback, begun: float) -> Answer:
+        """The sealed reply to what is durable."""
+        app, query, opened, parsed = callback
+        try:
             if parsed.events:
                 self._intake.judged(app.name, "good")
             else:
                 self._metrics.count(app.name, parsed.type, "checked")
             reply = app.seal(opened, parsed, query)
-            seconds = time.perf_counter() - begun
-            self._metrics.seconds.observe(seconds)
-            missed = seconds > LATE_SECONDS
-            return reply
-        finally:
-            if missed:
-                self._intake.missed([app.name])
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._intake.missed([app.name])
+            return self._fault(app, error)
+        seconds = time.perf_counter() - begun
+        self._metrics.seconds.observe(seconds)
+        if seconds > LATE_SECONDS:
+            self._intake.missed([app.name])
+        return Answer(200, reply)
+
+    def _fault(self, app: App, error: Exception) -> Answer:
+        """What the sender is told instead."""
+        if isinstance(error, Refused):
+            status, reason = error.status, str(error)
+        elif isinstance(error, NotDurable):
+            status, reason = 503, str(error)
+        else:
+            log.error("a callback failed", app=app.name, exc_info=error)
+            status, reason = 500, "internal server error"
+        return Answer(status, self._refusals.told(app.name, status, reason))
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -179,10 +249,10 @@ def _body(environ: "WSGIEnvironment") -> bytes:
     return body
 
 
-def _query(environ: "WSGIEnvironment") -> _Query:
+def _query(text: str) -> _Query:
     """Raises MalformedCallback."""
     given: dict[str, str] = {}
-    for pair in environ["QUERY_STRING"].split("&"):
+    for pair in text.split("&"):
         name, _, value = pair.partition("=")
         # Of a name that stands there twice the first counts that says anything.
         if value and name not in given:

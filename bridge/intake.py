@@ -15,11 +15,8 @@ from bridge.errors import NotDurable
 from bridge.events import Event
 from bridge.misses import Misses
 from bridge.spool import Spool
-from bridge.together import Together
 from bridge.verdicts import Verdict, Verdicts
 
-#: Threads whose events share one call to Redis.
-SHARED_CALL = 64
 #: Seconds between two questions whether Redis is back, and between two looks for orphaned segments.
 PROBE_SECONDS = 0.25
 LOOK_SECONDS = 5.0
@@ -40,8 +37,6 @@ class Intake:
         self._connection = connection
         self._spool = spool_folder
         self._acceptor = Acceptor(connection)
-        self._together = Together[Event, bool](self._accept, SHARED_CALL)
-        self._last_resort = Together[Event, bool](self._acceptor.accept, SHARED_CALL)
         self._misses = Misses(connection)
         self._notes = Verdicts(connection)
         #: Apps whose misses are not in Redis yet; the drainer brings them there.
@@ -61,13 +56,13 @@ class Intake:
         """Make these durable; of each whether it was `accepted`, `repeated` or `spooled`. Raises NotDurable."""
         self._busy = True
         with contextlib.suppress(NotDurable):  # the spool takes them, then
-            return _outcomes(self._together.run(batch))
+            return _outcomes(self._accept(batch))
         try:
             self._spool.add(batch)
         except NotDurable as full:
             try:
                 # Nothing else is left: Redis may be back, or was only slow.
-                return _outcomes(self._last_resort.run(batch))
+                return _outcomes(self._acceptor.accept(batch))
             except NotDurable as error:
                 raise NotDurable(f"{full}; {error}") from error
         self._spooled.set()

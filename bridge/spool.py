@@ -21,7 +21,6 @@ import structlog
 
 from bridge.errors import NotDurable
 from bridge.events import Event
-from bridge.together import Together
 
 #: Bytes of all segments above which the spool takes no more: about two million events.
 LIMIT_BYTES = 2 << 30
@@ -29,8 +28,6 @@ LIMIT_BYTES = 2 << 30
 RESERVE_BYTES = 64 << 20
 #: Bytes after which a new segment begins: drained ones give their room back.
 SEGMENT_BYTES = 8 << 20
-#: Threads whose events share one sync.
-SHARED_SYNC = 256
 #: Names of segments, and of what was left of one whose end could not be read.
 SUFFIX, TORN_SUFFIX = ".spool", ".torn"
 
@@ -46,11 +43,16 @@ class Spool:
         self._folder = folder
         self._lock = threading.Lock()
         self._segment: _Segment | None = None
-        self._sync = Together[bytes, None](self._append, SHARED_SYNC)
 
     def add(self, batch: Sequence[Event]) -> None:
         """Return once these are on the disk. Raises NotDurable when they cannot be."""
-        self._sync.run([_record(msgspec.json.encode(event)) for event in batch])
+        records = b"".join(_record(msgspec.json.encode(event)) for event in batch)
+        with self._lock:
+            try:
+                self._writable().append(records)
+            except OSError as error:
+                self._drop_segment()
+                raise NotDurable(f"the spool took nothing: {os.strerror(error.errno or 0).lower()}") from error
 
     def room(self) -> bool:
         """Whether the spool would take an event now."""
@@ -98,16 +100,6 @@ class Spool:
         """Let go of the present segment, so that it can be drained; the next event begins another."""
         with self._lock:
             self._drop_segment()
-
-    def _append(self, records: Sequence[bytes]) -> Sequence[None]:
-        with self._lock:
-            try:
-                segment = self._writable()
-                segment.append(b"".join(records))
-            except OSError as error:
-                self._drop_segment()
-                raise NotDurable(f"the spool took nothing: {os.strerror(error.errno or 0).lower()}") from error
-        return [None] * len(records)
 
     def _writable(self) -> "_Segment":
         if self._segment is not None and self._segment.length < SEGMENT_BYTES:

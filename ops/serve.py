@@ -16,9 +16,10 @@ from bridge.metrics import MULTIPROCESS_VARIABLE
 from bridge.queues import Patience
 from bridge.receiver import create_receiver
 from ops import logs, supervisor
+from ops.gather import Gatherer
 from ops.web import WebServer, bind_address
 
-#: Processes and threads of the receiver. Waiting for Redis is most of a callback, so threads outnumber cores.
+#: Processes of the receiver, and their threads: for pages, and for requests that come slowly or are no plain callbacks.
 WORKERS = 2
 THREADS = 16
 #: Heaps of a process. glibc gives each thread one of its own, and each grows: 61 MiB against 47 after 120 000 events.
@@ -58,7 +59,7 @@ def main() -> None:
         return app
 
     log.info("receiving", callbacks=f"http://{bind_address(config.listen, port)}/callback/<app>")
-    WebServer(make, config.listen, port, WORKERS, THREADS, {"proc_name": "dingbridge-serve"}).run()
+    WebServer(make, config.listen, port, WORKERS, THREADS, {"proc_name": "dingbridge-serve"}, Gatherer).run()
 
 
 if __name__ == "__main__":

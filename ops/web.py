@@ -189,13 +189,20 @@ class WebServer(BaseApplication):  # type: ignore[misc]
     """`run` serves until SIGTERM or SIGINT. `make` builds the app in each worker, after the fork."""
 
     def __init__(
-        self, make: Callable[[], Flask], host: str, port: int, workers: int, threads: int, extra: Mapping[str, Any]
+        self,
+        make: Callable[[], Flask],
+        host: str,
+        port: int,
+        workers: int,
+        threads: int,
+        extra: Mapping[str, Any],
+        worker: type[Worker] = Worker,
     ) -> None:
         self._make = make
         self._settings: dict[str, Any] = {
             "bind": [bind_address(host, port)],
             "workers": workers,
-            "worker_class": Worker,
+            "worker_class": worker,
             "threads": threads,
             "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": GRACE_SECONDS,

@@ -2,9 +2,10 @@
 
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis
@@ -13,9 +14,11 @@ from structlog.testing import capture_logs
 
 from bridge import callbacks as module
 from bridge import crypto, hush, queues
-from bridge.callbacks import MAX_BODY
+from bridge.accept import Acceptor
+from bridge.callbacks import MAX_BODY, Callbacks, Posted
 from bridge.config import Config
 from bridge.errors import NotDurable
+from bridge.events import Event
 from bridge.intake import Intake
 from bridge.misses import MISSES_KEY, Misses
 from tests.bridge.callbacks import (
@@ -355,6 +358,64 @@ class TestMemory:
             tracemalloc.stop()
 
 
+class TestTogether:
+    """Several that are answered with one call, as the receiver's gunicorn does."""
+
+    def callbacks(self, http: FlaskClient) -> Callbacks:
+        app = http.application.wsgi_app
+        assert isinstance(app, Callbacks)
+        return app
+
+    def posted(self, callback: Callback) -> Posted:
+        return Posted(callback.path, urlencode(callback.query), callback.body)
+
+    def test_one_call_and_to_each_its_own(
+        self, http: FlaskClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[int] = []
+        real = Acceptor.accept
+
+        def accept(acceptor: Acceptor, batch: Sequence[Event]) -> list[bool]:
+            calls.append(len(batch))
+            return real(acceptor, batch)
+
+        monkeypatch.setattr(Acceptor, "accept", accept)
+        callbacks = self.callbacks(http)
+        post(http, Callback(EVENT | {"eventId": "known"}))
+        several = [
+            Callback(EVENT | {"eventId": "known"}),
+            Callback(token="wr0ngToken"),
+            Callback(EVENT | {"eventId": "new"}, app="suite-auto", owner=SUITE_OWNER),
+            Callback({"EventType": "check_url"}),
+            Callback("[]"),
+        ]
+        answers = callbacks.answer([self.posted(callback) for callback in several])
+        assert calls == [1, 2]
+        assert [answer.status for answer in answers] == [200, 403, 200, 200, 400]
+        for callback, answer in zip(several, answers, strict=True):
+            if answer.status == 200:
+                assert callback.plain(json.dumps(answer.told).encode()) == "success"
+        assert connection.llen("rq:queue:user_add_org") == 2
+        assert event_counts(http) == {
+            ("acme", "user_add_org", "accepted"): 1,
+            ("acme", "user_add_org", "repeated"): 1,
+            ("suite-auto", "user_add_org", "accepted"): 1,
+            ("acme", "check_url", "checked"): 1,
+        }
+
+    def test_what_nobody_took_is_told_to_each_that_brought_it(
+        self, http: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_intake: Intake, _batch: Any) -> Any:
+            raise NotDurable("no room")
+
+        callbacks = self.callbacks(http)
+        monkeypatch.setattr(Intake, "take", full)
+        several = [Callback(), Callback({"EventType": "check_url"}), Callback()]
+        answers = callbacks.answer([self.posted(callback) for callback in several])
+        assert [answer.status for answer in answers] == [503, 200, 503]
+
+
 class TestFaults:
     def test_what_nobody_foresaw_is_told_in_the_log(
         self, http: FlaskClient, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
@@ -366,7 +427,7 @@ class TestFaults:
         with capture_logs() as logs:
             refused(post(http, Callback()), 500)
         (fault,) = [line for line in logs if line["event"] == "a callback failed"]
-        assert (fault["app"], fault["log_level"], fault["exc_info"]) == ("acme", "error", True)
+        assert (fault["app"], fault["log_level"], type(fault["exc_info"])) == ("acme", "error", RuntimeError)
         assert connection.llen("rq:queue:user_add_org") == 1
 
     def test_of_a_parameter_that_stands_there_twice_the_first_counts(self, http: FlaskClient) -> None:

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ def test_a_spooled_event_is_drained_at_once(
         raise NotDurable("no room")
 
     with monkeypatch.context() as moment:
-        moment.setattr(intake._together, "run", refuse)
+        moment.setattr(intake, "_accept", refuse)
         assert intake.take([event(1)]) == ["spooled"]
     wait_until(lambda: waiting(server) == ["e1"], module.LOOK_SECONDS / 2, "the spool to be drained")
 
@@ -195,7 +194,7 @@ def test_the_drainer_gives_way_to_callbacks(
         worked.append(time.monotonic() - begun)
         return new
 
-    monkeypatch.setattr(intake._together, "_act", accept)  # by which callbacks come
+    monkeypatch.setattr(intake, "_accept", accept)  # by which callbacks come
     monkeypatch.setattr(intake._acceptor, "accept", accept_beside_callbacks)
     monkeypatch.setattr(intake._stopping, "wait", rested.append)
     intake.start()
@@ -322,27 +321,6 @@ def test_a_miss_is_noted_once_redis_is_back(intake: Intake, server: RedisServer)
     with redis.Redis.from_url(server.url) as client:
         wait_until(lambda: Misses(client).read().keys() == {"acme"}, what="the note")
     assert waiting(server) == ["e1"]
-
-
-def test_who_waited_while_redis_was_found_to_be_away_does_not_ask_it_too(
-    intake: Intake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-    released = threading.Event()
-
-    def gone(_: object, batch: Sequence[Event]) -> list[bool]:
-        asked.append(len(batch))
-        released.wait(10)
-        raise NotDurable("no Redis") from redis.ConnectionError()
-
-    monkeypatch.setattr(Acceptor, "accept", gone)
-    monkeypatch.setattr(Intake, "_answers", lambda _: False)
-    with ThreadPoolExecutor(4) as pool:
-        taken = [pool.submit(intake.take, [event(number)]) for number in range(4)]
-        wait_until(lambda: len(asked) == 1 and len(intake._together._waiting) == 3, what="the others to wait")
-        released.set()
-        assert [found.result(10) for found in taken] == [["spooled"]] * 4
-    assert asked == [1]
 
 
 def test_whether_it_is_ready_is_found_out_once_and_then_known(

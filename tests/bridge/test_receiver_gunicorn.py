@@ -86,7 +86,16 @@ def server(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PYTHONPATH": str(ROOT),
     }
     port = free_port()
-    options = ["--workers", "2", "--worker-class", "ops.web.Worker", "--threads", "8", "--bind", f"127.0.0.1:{port}"]
+    options = [
+        "--workers",
+        "2",
+        "--worker-class",
+        "ops.gather.Gatherer",
+        "--threads",
+        "8",
+        "--bind",
+        f"127.0.0.1:{port}",
+    ]
     command = [sys.executable, "-m", "gunicorn", *options, "tests.bridge.wsgi:create()"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)

@@ -3,13 +3,13 @@
 from tests.guards.guard import Guard
 
 ACCEPT, SPOOL, INTAKE = "bridge/accept.py", "bridge/spool.py", "bridge/intake.py"
-TOGETHER, SAFETY, RECEIVER, QUEUES = "bridge/together.py", "bridge/safety.py", "bridge/receiver.py", "bridge/queues.py"
-CALLBACKS = "bridge/callbacks.py"
+SAFETY, RECEIVER, QUEUES = "bridge/safety.py", "bridge/receiver.py", "bridge/queues.py"
+CALLBACKS, GATHER = "bridge/callbacks.py", "ops/gather.py"
 
 T_ACCEPT, T_SPOOL, T_INTAKE = (f"tests/bridge/test_{name}.py::" for name in ("accept", "spool", "intake"))
-T_TOGETHER, T_SAFETY = (f"tests/bridge/test_{name}.py::" for name in ("together", "safety"))
+T_SAFETY = "tests/bridge/test_safety.py::"
 T_CALLBACKS, T_RECEIVER, T_QUEUES = (f"tests/bridge/test_{name}.py::" for name in ("callbacks", "receiver", "queues"))
-T_CLI = "tests/ops/test_cli.py::"
+T_CLI, T_GATHER = "tests/ops/test_cli.py::", "tests/ops/test_gather.py::"
 
 BRIDGE: tuple[Guard, ...] = (
     # accept: one Lua script
@@ -150,47 +150,6 @@ BRIDGE: tuple[Guard, ...] = (
         "except redis.RedisError as error:",
         "except redis.ConnectionError as error:",
         (T_ACCEPT + "TestNotDurable::test_when_redis_has_no_room", T_ACCEPT + "TestNotDurable::test_when_redis_hangs"),
-    ),
-    # together
-    Guard(
-        "an error reaches each thread whose events shared the call",
-        "all but one answer success for what nobody took",
-        TOGETHER,
-        "                ticket.error = error\n",
-        "                ticket.results = []\n            group[0].error = error\n",
-        (T_TOGETHER + "test_an_error_is_raised_in_each_thread_that_shared_the_call_and_in_no_other",),
-    ),
-    Guard(
-        "an error stays with its call",
-        "threads are refused whose events another call took",
-        TOGETHER,
-        "            for ticket in group:\n                ticket.error = error\n",
-        "            for ticket in [*group, *self._waiting]:\n                ticket.error = error\n",
-        (T_TOGETHER + "test_an_error_is_raised_in_each_thread_that_shared_the_call_and_in_no_other",),
-    ),
-    Guard(
-        "results belong to their thread",
-        "one callback is told what became of another's event",
-        TOGETHER,
-        "            at += len(ticket.items)\n",
-        "",
-        (T_TOGETHER + "test_whoever_waits_shares_one_call_and_each_has_its_own_results",),
-    ),
-    Guard(
-        "a shared call is bounded",
-        "one call is so long that Redis is taken to hang",
-        TOGETHER,
-        "self._waiting[: self._limit], self._waiting[self._limit :]",
-        "self._waiting, []",
-        (T_TOGETHER + "test_at_most_so_many_threads_share_a_call",),
-    ),
-    Guard(
-        "who waits is led by the next of them",
-        "a thread waits for ever, and its callback with it",
-        TOGETHER,
-        "                heirs = self._waiting[:1]\n",
-        "                heirs = []\n",
-        (T_TOGETHER + "test_at_most_so_many_threads_share_a_call",),
     ),
     # spool
     Guard(
@@ -402,9 +361,9 @@ BRIDGE: tuple[Guard, ...] = (
         "a full Redis costs events though the disk has room",
         INTAKE,
         "        with contextlib.suppress(NotDurable):  # the spool takes them, then\n"
-        "            return _outcomes(self._together.run(batch))\n",
+        "            return _outcomes(self._accept(batch))\n",
         "        try:\n"
-        "            return _outcomes(self._together.run(batch))\n"
+        "            return _outcomes(self._accept(batch))\n"
         "        except NotDurable:\n"
         "            if not self._away.is_set():\n"
         "                raise\n",
@@ -488,10 +447,10 @@ BRIDGE: tuple[Guard, ...] = (
         "success is answered only after the event is durable",
         "a kill after the answer loses the event",
         CALLBACKS,
-        "            outcomes = self._intake.take(parsed.events) if parsed.events else []\n",
+        "            outcomes = iter(self._intake.take(events))\n",
         "            import threading\n"
-        "            outcomes = ['accepted'] * len(parsed.events)\n"
-        "            threading.Timer(0.5, self._intake.take, (parsed.events,)).start()\n",
+        "            outcomes = iter(['accepted'] * len(events))\n"
+        "            threading.Timer(0.5, self._intake.take, (events,)).start()\n",
         (T_CALLBACKS + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
     ),
     Guard(
@@ -501,6 +460,38 @@ BRIDGE: tuple[Guard, ...] = (
         "            status, reason = 503, str(error)\n",
         "            status, reason = 200, str(error)\n",
         (T_RECEIVER + "TestWithoutRedis::test_a_server_that_is_gone",),
+    ),
+    Guard(
+        "what stands against events stands against each callback that brought some",
+        "success is answered for what nobody took",
+        CALLBACKS,
+        "            elif against is not None and found.parsed.events:\n",
+        "            elif against is not None and found is callbacks[0]:\n",
+        (T_CALLBACKS + "TestTogether::test_what_nobody_took_is_told_to_each_that_brought_it",),
+    ),
+    Guard(
+        "outcomes belong to their callback",
+        "the metrics count one callback's event as another's",
+        CALLBACKS,
+        "        for callback in callbacks:\n            for event in callback.parsed.events:\n",
+        "        for callback in reversed(callbacks):\n            for event in callback.parsed.events:\n",
+        (T_CALLBACKS + "TestTogether::test_one_call_and_to_each_its_own",),
+    ),
+    Guard(
+        "a callback that has come in part is waited for",
+        "the loop would read what is not there, or refuse what is on its way",
+        GATHER,
+        "        if len(said) >= whole:\n",
+        "        if said:\n",
+        (T_GATHER + "test_in_pieces",),
+    ),
+    Guard(
+        "two lengths, or none, are for gunicorn to judge",
+        "what two servers read differently smuggles a request past the first of them",
+        GATHER,
+        "len(lengths) != 1 or ",
+        "not lengths or ",
+        (T_GATHER + "test_two_lengths_are_refused",),
     ),
     Guard(
         "ready is whoever can make an event durable",

@@ -1,0 +1,171 @@
+"""The receiver's gunicorn worker: callbacks that have arrived are answered together, by the loop that hears them.
+
+A thread for each would cost twice the CPU: threads hand Python's lock to one another at each read, write and call of
+Redis. So all that waits shares one call, and nobody hands anything on.
+"""
+
+import re
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from enum import Enum, auto
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from gunicorn import SERVER, util  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
+
+from bridge.callbacks import Answer, Callbacks, Posted
+from ops.web import REQUEST_SECONDS, Worker
+
+#: Bytes of a request up to which the loop keeps what has come of it; a thread reads a larger one.
+MOST_BYTES = 1 << 16
+#: Callbacks that are answered together.
+TOGETHER = 64
+
+#: The whole head of a callback as anybody writes one. What is unusual gunicorn's own threads can judge.
+_HEAD = re.compile(rb"POST (/callback/[^ ?]+)(?:\?[^ ]*)? HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
+_BEGINNING = b"POST /callback/"
+_LENGTH = re.compile(rb"(?i)\ncontent-length: *([0-9]{1,6})\r")
+_UNUSUAL = re.compile(rb"(?i)\n(?:transfer-encoding|expect|upgrade)")
+
+
+def _done(keep: bool) -> "Future[bool]":
+    done: Future[bool] = Future()
+    done.set_result(keep)
+    return done
+
+
+#: Whether a connection is kept once its request is answered, as gunicorn wants to be told.
+KEPT, LEFT = _done(True), _done(False)
+
+
+class Heard(Enum):
+    """What has come of a request."""
+
+    WHOLE = auto()
+    PART = auto()
+    #: No callback, or not a plain one.
+    OTHER = auto()
+
+
+class Gatherer(Worker):
+    """gunicorn's, where callbacks need no thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Connections of whose next request all has come.
+        self._whole: list[TConn] = []
+        #: Since when a request has come in part, on time.monotonic()'s clock.
+        self._parts: dict[TConn, float] = {}
+
+    def run(self) -> None:
+        self._callbacks: Callbacks = self.wsgi.wsgi_app
+        super().run()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """A connection is new, or has something to say."""
+        if conn.initialized or conn.data_ready:
+            self._hear(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Hear who has something to say, then answer those who have said all."""
+        super().wait_for_and_dispatch_events(0 if self._whole else timeout)
+        if self._whole:
+            gathered, self._whole = self._whole[:TOGETHER], self._whole[TOGETHER:]
+            self._answer(gathered)
+
+    def _hear(self, conn: TConn) -> None:
+        if not conn.initialized:
+            conn.init()
+            conn.sock.setblocking(False)
+        unreader = conn.parser.unreader
+        said = unreader.take_buffered()
+        heard = self._judge(said)
+        if heard is Heard.PART:
+            try:
+                more = conn.sock.recv(MOST_BYTES)
+                said += more
+                heard = self._judge(said) if more else Heard.OTHER
+            except BlockingIOError:  # it came in part with the request before
+                pass
+            except OSError:
+                heard = Heard.OTHER
+        unreader.unread(said)
+        if heard is Heard.PART:
+            self._parts.setdefault(conn, time.monotonic())
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_more, conn))
+            return
+        self._parts.pop(conn, None)
+        if heard is Heard.WHOLE:
+            self._whole.append(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def _on_more(self, conn: TConn, sock: socket.socket) -> None:
+        self.poller.unregister(sock)
+        self._hear(conn)
+
+    def _judge(self, said: bytes) -> Heard:
+        found = _HEAD.match(said)
+        if found is None:
+            begun = _BEGINNING.startswith(said[: len(_BEGINNING)]) and b"\r\n\r\n" not in said
+            return Heard.PART if begun and len(said) < MOST_BYTES else Heard.OTHER
+        head = found[0]
+        lengths = _LENGTH.findall(head)
+        if len(lengths) != 1 or _UNUSUAL.search(head) or not self._callbacks.knows(found[1].decode("latin-1")):
+            return Heard.OTHER
+        whole = len(head) + int(lengths[0])
+        if len(said) >= whole:
+            return Heard.WHOLE
+        return Heard.PART if whole <= MOST_BYTES else Heard.OTHER
+
+    def _hurry(self, now: float) -> None:
+        """As whoever keeps a thread: a thread tells them that they have said all."""
+        super()._hurry(now)
+        for conn, begun in list(self._parts.items()):
+            if begun < now - REQUEST_SECONDS:
+                del self._parts[conn]
+                self.poller.unregister(conn.sock)
+                with suppress(OSError):  # it has just ended
+                    conn.sock.shutdown(socket.SHUT_RD)
+                super().enqueue_req(conn)
+
+    def _answer(self, gathered: Sequence[TConn]) -> None:
+        requests: list[tuple[TConn, Any]] = []
+        posted: list[Posted] = []
+        for conn in gathered:
+            request = None
+            try:
+                request = next(conn.parser)
+                posted.append(Posted(request.path, request.query, request.body.read()))
+                requests.append((conn, request))
+            except Exception as error:  # noqa: BLE001 - of strangers' bytes; gunicorn's threads end so, too
+                self.handle_error(request, conn.sock, conn.client, error)
+                self.finish_request(conn, LEFT)
+        for (conn, request), answer in zip(requests, self._callbacks.answer(posted), strict=True):
+            keep = self.alive and not request.should_close() and len(self.keepalived_conns) < self.max_keepalived
+            said = say(conn.sock, answer, keep)
+            self.finish_request(conn, KEPT if keep and said else LEFT)
+
+
+def say(sock: socket.socket, answer: Answer, keep: bool) -> bool:
+    """Whether all of it found room; who reads no answers has none."""
+    body = msgspec.json.encode(answer.told)
+    head = (
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nServer: {SERVER}\r\n"
+        f"Date: {util.http_date()}\r\nConnection: {'keep-alive' if keep else 'close'}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    text = head.encode() + body
+    try:
+        return bool(sock.send(text) == len(text))
+    except OSError:
+        return False
