@@ -101,6 +101,8 @@ class Posted(NamedTuple):
     path: str
     query: str
     body: bytes
+    #: When it began to come, on time.monotonic()'s clock.
+    begun: float
 
 
 class Answer(NamedTuple):
@@ -117,6 +119,7 @@ class _Callback(NamedTuple):
     query: _Query
     opened: Opened
     parsed: Parsed
+    begun: float
 
 
 class Callbacks:
@@ -133,11 +136,11 @@ class Callbacks:
         self._pages = pages
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
+        begun, path = time.monotonic(), environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] != "POST" or not self.knows(path):
             return self._pages(environ, start_response)
         try:
-            (answer,) = self.answer([Posted(path, environ["QUERY_STRING"], _body(environ))])
+            (answer,) = self.answer([Posted(path, environ["QUERY_STRING"], _body(environ), begun)])
         except Refused as error:
             answer = self._fault(self._app(path), error)
         body = msgspec.json.encode(answer.told)
@@ -151,7 +154,6 @@ class Callbacks:
 
     def answer(self, posted: Sequence[Posted]) -> list[Answer]:
         """The answer to each of these, whatever happens, once what they brought is durable: all with one call."""
-        begun = time.perf_counter()
         opened = [(self._app(one.path), self._open(one)) for one in posted]
         callbacks = [found for _, found in opened if isinstance(found, _Callback)]
         against = self._make_durable(callbacks)
@@ -163,7 +165,7 @@ class Callbacks:
                 self._intake.missed([app.name])
                 answers.append(self._fault(app, against))
             else:
-                answers.append(self._reply(found, begun))
+                answers.append(self._reply(found))
         return answers
 
     def _app(self, path: str) -> App:
@@ -181,10 +183,11 @@ class Callbacks:
             return refusal
         except Exception as error:  # noqa: BLE001 - it is told
             return error
-        if opened.key != app.keys[0]:
-            self._metrics.old_key.labels(app.name).inc()
         try:
-            return _Callback(app, query, opened, messages.parse(opened.message, app.name, app.corp_id))
+            if opened.key != app.keys[0]:
+                self._metrics.old_key.labels(app.name).inc()
+            parsed = messages.parse(opened.message, app.name, app.corp_id)
+            return _Callback(app, query, opened, parsed, posted.begun)
         except Exception as error:  # noqa: BLE001 - it is told
             # From here on the sender is DingTalk. What it is refused lands on its failed list; a stranger's does not,
             # and must not make us call an API that has a monthly quota.
@@ -193,21 +196,20 @@ class Callbacks:
 
     def _make_durable(self, callbacks: Sequence[_Callback]) -> Exception | None:
         """What stands against all that these brought, if anything does."""
-        events = [event for callback in callbacks for event in callback.parsed.events]
-        if not events:
+        brought = [(callback.app.name, event) for callback in callbacks for event in callback.parsed.events]
+        if not brought:
             return None
         try:
-            outcomes = iter(self._intake.take(events))
+            outcomes = self._intake.take([event for _, event in brought])
+            for (app, event), outcome in zip(brought, outcomes, strict=True):
+                self._metrics.count(app, event.type, outcome)
         except Exception as error:  # noqa: BLE001 - it is told
             return error
-        for callback in callbacks:
-            for event in callback.parsed.events:
-                self._metrics.count(callback.app.name, event.type, next(outcomes))
         return None
 
-    def _reply(self, callback: _Callback, begun: float) -> Answer:
+    def _reply(self, callback: _Callback) -> Answer:
         """The sealed reply to what is durable."""
-        app, query, opened, parsed = callback
+        app, query, opened, parsed, begun = callback
         try:
             if parsed.events:
                 self._intake.judged(app.name, "good")
@@ -217,7 +219,7 @@ class Callbacks:
         except Exception as error:  # noqa: BLE001 - it is told
             self._intake.missed([app.name])
             return self._fault(app, error)
-        seconds = time.perf_counter() - begun
+        seconds = time.monotonic() - begun
         self._metrics.seconds.observe(seconds)
         if seconds > LATE_SECONDS:
             self._intake.missed([app.name])

@@ -8,7 +8,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from enum import Enum, auto
@@ -23,14 +23,15 @@ from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 from bridge.callbacks import Answer, Callbacks, Posted
 from ops.web import REQUEST_SECONDS, Worker
 
-#: Bytes of a request up to which the loop keeps what has come of it; a thread reads a larger one.
-MOST_BYTES = 1 << 16
+#: Bytes of a head, and of a request, up to which the loop keeps what has come of it; threads read what is larger.
+MOST_HEAD, MOST_BYTES = 1 << 13, 1 << 14
 #: Callbacks that are answered together.
 TOGETHER = 64
 
-#: The whole head of a callback as anybody writes one. What is unusual gunicorn's own threads can judge.
-_HEAD = re.compile(rb"POST (/callback/[^ ?]+)(?:\?[^ ]*)? HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
-_BEGINNING = b"POST /callback/"
+#: A callback's first line as anybody writes it, and what else the loop must know of its head. What is unusual threads
+#: take, and gunicorn's parser has the last word in any case.
+_FIRST_LINE = re.compile(rb"POST (/callback/[^ ?]+)(?:\?[^ ]*)? HTTP/1\.1\r\n")
+_BEGINNING, _END = b"POST /callback/", b"\r\n\r\n"
 _LENGTH = re.compile(rb"(?i)\ncontent-length: *([0-9]{1,6})\r")
 _UNUSUAL = re.compile(rb"(?i)\n(?:transfer-encoding|expect|upgrade)")
 
@@ -59,9 +60,8 @@ class Gatherer(Worker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Connections of whose next request all has come.
-        self._whole: list[TConn] = []
-        #: Since when a request has come in part, on time.monotonic()'s clock.
+        #: Connections of whose next request all has come, or a part, and when that began, on time.monotonic()'s clock.
+        self._whole: dict[TConn, float] = {}
         self._parts: dict[TConn, float] = {}
 
     def run(self) -> None:
@@ -79,13 +79,11 @@ class Gatherer(Worker):
         """Hear who has something to say, then answer those who have said all."""
         super().wait_for_and_dispatch_events(0 if self._whole else timeout)
         if self._whole:
-            gathered, self._whole = self._whole[:TOGETHER], self._whole[TOGETHER:]
-            self._answer(gathered)
+            self._answer({conn: self._whole.pop(conn) for conn in list(self._whole)[:TOGETHER]})
 
     def _hear(self, conn: TConn) -> None:
-        if not conn.initialized:
-            conn.init()
-            conn.sock.setblocking(False)
+        conn.init()
+        conn.sock.setblocking(False)  # a thread has left it blocking
         unreader = conn.parser.unreader
         said = unreader.take_buffered()
         heard = self._judge(said)
@@ -103,9 +101,9 @@ class Gatherer(Worker):
             self._parts.setdefault(conn, time.monotonic())
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_more, conn))
             return
-        self._parts.pop(conn, None)
+        begun = self._parts.pop(conn, None)
         if heard is Heard.WHOLE:
-            self._whole.append(conn)
+            self._whole[conn] = time.monotonic() if begun is None else begun
         else:
             super().enqueue_req(conn)
 
@@ -114,18 +112,21 @@ class Gatherer(Worker):
         self._hear(conn)
 
     def _judge(self, said: bytes) -> Heard:
-        found = _HEAD.match(said)
-        if found is None:
-            begun = _BEGINNING.startswith(said[: len(_BEGINNING)]) and b"\r\n\r\n" not in said
-            return Heard.PART if begun and len(said) < MOST_BYTES else Heard.OTHER
-        head = found[0]
-        lengths = _LENGTH.findall(head)
-        if len(lengths) != 1 or _UNUSUAL.search(head) or not self._callbacks.knows(found[1].decode("latin-1")):
+        end = said.find(_END, 0, MOST_HEAD)
+        if end < 0:
+            begun = _BEGINNING.startswith(said[: len(_BEGINNING)])
+            return Heard.PART if begun and len(said) < MOST_HEAD else Heard.OTHER
+        head = said[: end + len(_END)]
+        line, lengths = _FIRST_LINE.match(head), _LENGTH.findall(head)
+        if line is None or len(lengths) != 1 or _UNUSUAL.search(head) or not self._knows(line[1]):
             return Heard.OTHER
         whole = len(head) + int(lengths[0])
         if len(said) >= whole:
             return Heard.WHOLE
         return Heard.PART if whole <= MOST_BYTES else Heard.OTHER
+
+    def _knows(self, path: bytes) -> bool:
+        return self._callbacks.knows(path.decode("latin-1"))
 
     def _hurry(self, now: float) -> None:
         """As whoever keeps a thread: a thread tells them that they have said all."""
@@ -138,22 +139,34 @@ class Gatherer(Worker):
                     conn.sock.shutdown(socket.SHUT_RD)
                 super().enqueue_req(conn)
 
-    def _answer(self, gathered: Sequence[TConn]) -> None:
-        requests: list[tuple[TConn, Any]] = []
+    def _answer(self, gathered: Mapping[TConn, float]) -> None:
+        requests: dict[TConn, Any] = {}
         posted: list[Posted] = []
-        for conn in gathered:
-            request = None
+        for conn, begun in gathered.items():
             try:
                 request = next(conn.parser)
-                posted.append(Posted(request.path, request.query, request.body.read()))
-                requests.append((conn, request))
-            except Exception as error:  # noqa: BLE001 - of strangers' bytes; gunicorn's threads end so, too
-                self.handle_error(request, conn.sock, conn.client, error)
-                self.finish_request(conn, LEFT)
-        for (conn, request), answer in zip(requests, self._callbacks.answer(posted), strict=True):
+                posted.append(Posted(request.path, request.query, request.body.read(), begun))
+                requests[conn] = request
+            except Exception as error:  # noqa: BLE001 - of strangers' bytes
+                self._fail(conn, None, error)
+        try:
+            answers = self._callbacks.answer(posted)
+        except Exception as error:  # noqa: BLE001 - which would end this process, and with it others' requests
+            for conn, request in requests.items():
+                self._fail(conn, request, error)
+            return
+        for (conn, request), answer in zip(requests.items(), answers, strict=True):
             keep = self.alive and not request.should_close() and len(self.keepalived_conns) < self.max_keepalived
             said = say(conn.sock, answer, keep)
             self.finish_request(conn, KEPT if keep and said else LEFT)
+
+    def _fail(self, conn: TConn, request: Any, error: Exception) -> None:
+        """As a request ends whose thread finds an error."""
+        try:
+            self.handle_error(request, conn.sock, conn.client, error)
+        except Exception:
+            self.log.exception("an error could not be told")
+        self.finish_request(conn, LEFT)
 
 
 def say(sock: socket.socket, answer: Answer, keep: bool) -> bool:

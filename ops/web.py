@@ -21,6 +21,8 @@ from werkzeug.exceptions import default_exceptions
 
 #: Seconds that requests in hand get when the server is told to stop.
 GRACE_SECONDS = 3
+#: Seconds without a sign of life after which a process is replaced: a name that nobody looks up may take half a minute.
+HUNG_SECONDS = 60
 #: Seconds that a load balancer's idle connection stays open; above the usual 60 of the balancer itself.
 KEEP_ALIVE_SECONDS = 75
 
@@ -31,7 +33,7 @@ REQUEST_SECONDS = 3.0
 ANSWER_SECONDS = 2 * REQUEST_SECONDS
 #: Threads that see connections to their end, each for up to two seconds.
 CLOSERS = 8
-#: Seconds between two signs of life to gunicorn's master, which waits for half a minute.
+#: Seconds between two signs of life to gunicorn's master, which waits for a minute.
 HEARTBEAT_SECONDS = 1.0
 #: Seconds that a process waits for each connection that it has before it takes another, and at most.
 HANDICAP_SECONDS, HANDICAP_MOST = 20e-6, 0.4e-3
@@ -206,6 +208,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
             "threads": threads,
             "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": GRACE_SECONDS,
+            "timeout": HUNG_SECONDS,
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,

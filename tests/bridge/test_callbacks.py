@@ -1,6 +1,7 @@
 """A callback, from the request to its sealed reply: what is taken, what is refused and how, and how it answers."""
 
 import json
+import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -367,7 +368,7 @@ class TestTogether:
         return app
 
     def posted(self, callback: Callback) -> Posted:
-        return Posted(callback.path, urlencode(callback.query), callback.body)
+        return Posted(callback.path, urlencode(callback.query), callback.body, time.monotonic())
 
     def test_one_call_and_to_each_its_own(
         self, http: FlaskClient, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
@@ -466,6 +467,16 @@ class TestMissed:
     ) -> None:
         monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
         assert self.noted(http, connection, Callback()) == {"acme"}
+
+    def test_time_counts_from_when_it_began_to_come(self, http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        callback, app = Callback(), http.application.wsgi_app
+        assert isinstance(app, Callbacks)
+        missed: list[str] = []
+        monkeypatch.setattr(app._intake, "missed", missed.extend)
+        begun = time.monotonic() - module.LATE_SECONDS - 1
+        (answer,) = app.answer([Posted(callback.path, urlencode(callback.query), callback.body, begun)])
+        assert (answer.status, missed) == (200, ["acme"])
+        assert counts(http, "dingbridge_callback_seconds_sum")[()] > module.LATE_SECONDS
 
     def test_so_is_a_callback_of_dingtalks_that_was_refused(
         self, http: FlaskClient, connection: redis.Redis, misses: Misses, monkeypatch: pytest.MonkeyPatch

@@ -447,10 +447,10 @@ BRIDGE: tuple[Guard, ...] = (
         "success is answered only after the event is durable",
         "a kill after the answer loses the event",
         CALLBACKS,
-        "            outcomes = iter(self._intake.take(events))\n",
+        "            outcomes = self._intake.take([event for _, event in brought])\n",
         "            import threading\n"
-        "            outcomes = iter(['accepted'] * len(events))\n"
-        "            threading.Timer(0.5, self._intake.take, (events,)).start()\n",
+        "            outcomes = ['accepted'] * len(brought)\n"
+        "            threading.Timer(0.5, self._intake.take, ([event for _, event in brought],)).start()\n",
         (T_CALLBACKS + "TestTaken::test_an_event_is_durable_once_success_is_answered",),
     ),
     Guard(
@@ -473,8 +473,8 @@ BRIDGE: tuple[Guard, ...] = (
         "outcomes belong to their callback",
         "the metrics count one callback's event as another's",
         CALLBACKS,
-        "        for callback in callbacks:\n            for event in callback.parsed.events:\n",
-        "        for callback in reversed(callbacks):\n            for event in callback.parsed.events:\n",
+        "            for (app, event), outcome in zip(brought, outcomes, strict=True):\n",
+        "            for (app, event), outcome in zip(brought, reversed(outcomes), strict=True):\n",
         (T_CALLBACKS + "TestTogether::test_one_call_and_to_each_its_own",),
     ),
     Guard(
@@ -484,6 +484,14 @@ BRIDGE: tuple[Guard, ...] = (
         "        if len(said) >= whole:\n",
         "        if said:\n",
         (T_GATHER + "test_in_pieces",),
+    ),
+    Guard(
+        "the loop waits for nobody's bytes",
+        "who stops in the middle of a callback stops a process",
+        GATHER,
+        "        conn.sock.setblocking(False)  # a thread has left it blocking\n",
+        "",
+        (T_GATHER + "test_a_piece_behind_a_page_holds_nobody_up",),
     ),
     Guard(
         "two lengths, or none, are for gunicorn to judge",

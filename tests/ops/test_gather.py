@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,13 @@ from typing import NamedTuple
 import pytest
 import redis
 import yaml
+from flask import Flask
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
 from bridge.callbacks import Answer
-from ops.gather import say
-from ops.web import REQUEST_SECONDS
+from ops.gather import Gatherer, say
+from ops.web import REQUEST_SECONDS, WebServer
 from tests.bridge.callbacks import EVENT, Callback
 from tests.installation import ROOT, answers, settings
 from tests.servers import free_port, missing, wait_until
@@ -116,6 +119,19 @@ def test_one_after_the_other_and_pages_between_them(server: Server) -> None:
             taken(sender, numbered(number))
             sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert heard(sender)[1] == b'{"status":"up"}'
+
+
+def test_a_piece_behind_a_page_holds_nobody_up(server: Server) -> None:
+    """It was read ahead by a thread, which reads as one that may wait."""
+    callback = Callback()
+    said = text(callback)
+    with server.connect() as sender, server.connect() as other:
+        sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + said[:20])
+        assert heard(sender)[0].status == 200
+        other.sendall(text(numbered(1)))
+        taken(other, numbered(1))
+        sender.sendall(said[20:])
+        taken(sender, callback)
 
 
 def test_several_at_once_on_one_connection_are_answered_in_turn(server: Server) -> None:
@@ -261,3 +277,29 @@ def test_an_answer_that_finds_no_room_is_given_up() -> None:
             while True:
                 ours.send(bytes(65536))
         assert say(ours, Answer(200, {}), True) is False
+
+
+def test_a_fault_of_ours_ends_the_requests_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def knows(self, _path: str) -> bool:
+            return True
+
+        def answer(self, _posted: object) -> None:
+            raise RuntimeError("a fault")
+
+    cfg = WebServer(lambda: Flask(__name__), "127.0.0.1", 1, 1, 1, {}, Gatherer).cfg
+    worker = Gatherer(1, os.getpid(), [], None, 30, cfg, Logger(cfg))
+    worker._callbacks = Broken()  # type: ignore[assignment]
+    done: list[tuple[TConn, bool]] = []
+    monkeypatch.setattr(worker, "finish_request", lambda conn, future: done.append((conn, future.result())))
+    with closing(worker.tmp), ExitStack() as stack:
+        conns = []
+        for number in range(2):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            stack.enter_context(theirs)
+            conns.append(TConn(cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 1)))
+            theirs.sendall(text(numbered(number)))
+            worker._hear(conns[-1])
+        worker._answer(dict.fromkeys(conns, 0.0))
+    assert done == [(conn, False) for conn in conns]
