@@ -374,13 +374,13 @@ BRIDGE: tuple[Guard, ...] = (
         "a callback is refused though Redis is back, or was only slow",
         INTAKE,
         "                # Nothing else is left: Redis may be back, or was only slow.\n"
-        "                return _outcomes(self._last_resort.run(batch))",
+        "                return _outcomes(self._acceptor.accept(batch))",
         "                raise full",
         (T_INTAKE + "test_without_redis_and_spool_nothing_is_acknowledged",),
     ),
     Guard(
         "nobody waits for a Redis that is known to be away",
-        "every callback waits for the timeout, and the threads run out",
+        "every callback waits for the timeout",
         INTAKE,
         '        if self._away.is_set():\n            raise NotDurable("Redis is away")\n',
         "",
@@ -388,7 +388,7 @@ BRIDGE: tuple[Guard, ...] = (
     ),
     Guard(
         "a Redis that hangs is away",
-        "every callback waits for the timeout, and the threads run out",
+        "every callback waits for the timeout",
         INTAKE,
         "redis.ConnectionError | redis.TimeoutError)",
         "redis.ConnectionError)",

@@ -162,8 +162,8 @@ STORE: tuple[Guard, ...] = (
         "what was overtaken is read again",
         "an event is given up to an answer from before it",
         FOLD,
-        "for entity in self.uncovered() & written}",
-        "for entity in self.uncovered() & causes.keys()}",
+        "newly = self.uncovered() & written\n",
+        "newly = self.uncovered() & causes.keys()\n",
         (T_FOLD + "TestOvertaken::test_an_entity_that_was_overtaken_is_read_again_and_ends_true",),
     ),
     Guard(
