@@ -35,7 +35,11 @@ local window, wake_limit, again, now = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
 local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local fresh = {}
+local fresh, types, arrived = {}, {}, {}
+-- Each call costs as much as a loop of these; a call takes some thousand values at most.
+local function in_pieces(jobs, act)
+  for at = 1, #jobs, 1000 do act(unpack(jobs, at, math.min(at + 999, #jobs))) end
+end
 for at = 5, #ARGV, 6 do
   local id, job, queue, corp, data, description = unpack(ARGV, at, at + 5)
   local job_key = 'rq:job:' .. job
@@ -52,15 +56,33 @@ for at = 5, #ARGV, 6 do
     end
     redis.call('HSET', job_key, 'stamp', stamp, 'life', life, 'created_at', now, 'enqueued_at', now, 'data', data,
       'description', description, 'origin', queue, 'corp', corp, {WAITING})
-    redis.call('SADD', queues_key, 'rq:queue:' .. queue)
-    redis.call('RPUSH', 'rq:queue:' .. queue, job)
-    enter_lane('RPUSH', queue, corp, job)
-    redis.call('RPUSH', wake .. queue, '1')
-    redis.call('LTRIM', wake .. queue, 0, wake_limit - 1)
-    redis.call('HINCRBY', accepted, queue, 1)
-    redis.call('HSET', last, queue, stamp)
+    local one = arrived[queue]
+    if not one then
+      one = {jobs = {}, wakes = {}, corps = {}, lanes = {}}
+      arrived[queue] = one
+      types[#types + 1] = queue
+    end
+    if not one.lanes[corp] then
+      one.lanes[corp] = {}
+      one.corps[#one.corps + 1] = corp
+    end
+    table.insert(one.jobs, job)
+    table.insert(one.lanes[corp], job)
+    if #one.wakes < wake_limit then table.insert(one.wakes, '1') end
     fresh[#fresh + 1] = 1
   end
+end
+for _, queue in ipairs(types) do
+  local one = arrived[queue]
+  redis.call('SADD', queues_key, 'rq:queue:' .. queue)
+  in_pieces(one.jobs, function(...) redis.call('RPUSH', 'rq:queue:' .. queue, ...) end)
+  for _, corp in ipairs(one.corps) do
+    in_pieces(one.lanes[corp], function(...) enter_lane('RPUSH', queue, corp, ...) end)
+  end
+  redis.call('RPUSH', wake .. queue, unpack(one.wakes))
+  redis.call('LTRIM', wake .. queue, 0, wake_limit - 1)
+  redis.call('HINCRBY', accepted, queue, #one.jobs)
+  redis.call('HSET', last, queue, stamp)
 end
 return fresh
 """.replace("{WAITING}", ", ".join(f"'{name}', '{value}'" for name, value in WAITING.items()))

@@ -4,7 +4,9 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import redis
 import structlog
@@ -24,6 +26,8 @@ LOOK_SECONDS = 5.0
 PROBE_KEY = "bridge:probe"
 #: Events, and bytes of their payloads, that are drained in one call: well within the patience for Redis.
 DRAIN_EVENTS, DRAIN_BYTES = 64, 1 << 20
+#: Batches under way: most of one is Redis' work, the rest is ours.
+DRAIN_LANES = 2
 #: How many times as long as it worked the drainer rests while callbacks come in: they go first.
 REST = 3.0
 
@@ -197,19 +201,39 @@ def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None] =
     the disk does not give back stands in the way of no other.
     """
     count = 0
-    for segment in source.drainable():
-        try:
-            begun = time.monotonic()
-            for batch in _batches(spool.read(segment)):
-                count += sum(acceptor.accept(batch))
-                give_way(time.monotonic() - begun)
-                begun = time.monotonic()
-            segment.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("a segment of the spool stays", segment=segment.name, reason=_reason(error))
+    with ThreadPoolExecutor(DRAIN_LANES, thread_name_prefix="drain") as pool:
+        for segment in source.drainable():
+            try:
+                count += sum(_accepted(pool, acceptor, spool.read(segment), give_way))
+                segment.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("a segment of the spool stays", segment=segment.name, reason=_reason(error))
     if count:
         log.info("drained the spool", events=count)
     return count
+
+
+def _accepted(
+    pool: ThreadPoolExecutor, acceptor: Acceptor, events: Iterable[Event], give_way: Callable[[float], None]
+) -> Iterator[int]:
+    """How many of each batch were new; while Redis is at one, the next is made ready."""
+    under_way: deque[Future[tuple[int, float]]] = deque()
+    for batch in _batches(events):
+        if len(under_way) == DRAIN_LANES:
+            new, seconds = under_way.popleft().result()
+            yield new
+            give_way(seconds)
+        under_way.append(pool.submit(_timed, acceptor, batch))
+    for last in under_way:
+        new, seconds = last.result()
+        yield new
+        give_way(seconds)
+
+
+def _timed(acceptor: Acceptor, batch: Sequence[Event]) -> tuple[int, float]:
+    """How many were new, and the seconds that it took."""
+    begun = time.monotonic()
+    return sum(acceptor.accept(batch)), time.monotonic() - begun
 
 
 def _outcomes(new: Sequence[bool]) -> Sequence[str]:

@@ -47,8 +47,9 @@ SENTINEL_SECONDS = 1.0
 #:   rq:job:<id>                 hash: the job, with the corp whose lane it is
 ENTER_LANE = """
 local function lane_of(queue, corp) return 'bridge:lane:' .. queue .. ':' .. corp end
-local function enter_lane(push, queue, corp, id)
-  if redis.call(push, lane_of(queue, corp), id) == 1 then redis.call(push, 'bridge:lanes:' .. queue, corp) end
+local function enter_lane(push, queue, corp, ...)
+  local first = redis.call(push, lane_of(queue, corp), ...) == select('#', ...)
+  if first then redis.call(push, 'bridge:lanes:' .. queue, corp) end
 end
 """
 #: Set of every queue's key, kept by RQ.

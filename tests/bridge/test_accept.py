@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from rq.job import Job, JobStatus
@@ -99,6 +100,38 @@ class TestNewEvents:
         assert acceptor.accept(batch) == [True] * 300
         assert waiting(connection) == [made.id for made in batch]
 
+    def test_more_than_a_call_inside_redis_can_take_enter_all_the_same(
+        self, connection: redis.Redis, acceptor: Acceptor
+    ) -> None:
+        batch = [event(f"e-{number}") for number in range(9000)]
+        assert acceptor.accept(batch) == [True] * 9000
+        ids = [made.id.encode() for made in batch]
+        for key in (QUEUE, "bridge:lane:user_add_org:dingcorp01"):
+            assert connection.lrange(key, 0, -1) == ids
+        assert connection.lrange("bridge:lanes:user_add_org", 0, -1) == [b"dingcorp01"]
+        assert connection.hget(accept.ACCEPTED_KEY, "user_add_org") == b"9000"
+
+    def test_types_and_corps_in_turn_each_stand_in_their_lanes_in_order(
+        self, connection: redis.Redis, acceptor: Acceptor
+    ) -> None:
+        corps, types = ("c2", "c1"), ("user_add_org", "org_dept_create")
+        acceptor.accept([msgspec.structs.replace(event("first"), corp_id="c1")])
+        batch = [
+            msgspec.structs.replace(event(f"e-{number}", types[number // 2 % 2]), corp_id=corps[number % 2])
+            for number in range(12)
+        ]
+        assert acceptor.accept(batch) == [True] * 12
+        for queue in types:
+            mine = [made for made in batch if made.type == queue]
+            before = ["first"] if queue == "user_add_org" else []
+            assert sorted(waiting(connection, f"rq:queue:{queue}")) == sorted(before + [made.id for made in mine])
+            order = [b"c1", b"c2"] if before else [b"c2", b"c1"]
+            assert connection.lrange(f"bridge:lanes:{queue}", 0, -1) == order
+            for corp in corps:
+                lane = [made.id.encode() for made in mine if made.corp_id == corp]
+                known = [b"first"] if before and corp == "c1" else []
+                assert connection.lrange(f"bridge:lane:{queue}:{corp}", 0, -1) == known + lane
+
     def test_each_type_has_its_queue_and_unknown_ones_share_one(
         self, connection: redis.Redis, acceptor: Acceptor
     ) -> None:
@@ -128,7 +161,8 @@ class TestNewEvents:
         assert connection.llen(wake) == 1
 
     def test_the_wake_list_is_bounded(self, connection: redis.Redis, acceptor: Acceptor) -> None:
-        acceptor.accept([event(f"e-{number}") for number in range(300)])
+        for hundred in range(3):
+            acceptor.accept([event(f"e-{hundred}-{number}") for number in range(100)])
         assert connection.llen(accept.WAKE_PREFIX + "user_add_org") == accept.WAKE_LIMIT
 
 
