@@ -168,6 +168,10 @@ class Callbacks:
                 answers.append(self._reply(found))
         return answers
 
+    def stop(self) -> None:
+        """No more callbacks will come."""
+        self._intake.stop()
+
     def _app(self, path: str) -> App:
         return self._apps[path.lstrip("/")]
 

@@ -112,6 +112,8 @@ class Intake:
             try:
                 self._look_and_drain()
             except Exception:
+                if self._stopping.is_set():
+                    return  # what it was at is another's, and the process has no threads left for it
                 log.exception("the drainer failed; it goes on")
                 self._stopping.wait(LOOK_SECONDS)
 
@@ -138,11 +140,12 @@ class Intake:
                 log.warning("the spool cannot be read", reason=_reason(error))
             self._spooled.wait(LOOK_SECONDS)
 
-    def _give_way(self, seconds: float) -> None:
+    def _give_way(self, seconds: float) -> bool:
         """After so much work; a burst out of the spool must not hold up the callbacks that come meanwhile."""
-        if self._busy:
-            self._busy = False
+        busy, self._busy = self._busy, False
+        if busy:
             self._stopping.wait(REST * seconds)
+        return busy
 
     def _note_misses(self) -> None:
         """Raises NotDurable; they are noted later then."""
@@ -193,47 +196,60 @@ class Intake:
             return False
 
 
-def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None] = lambda _seconds: None) -> int:
+def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], bool] = lambda _seconds: False) -> int:
     """Feed in all that lies in the spool and that nobody writes any more; how many events were new.
 
-    `give_way` is called after each batch, with the seconds that it took.
+    `give_way` is called after each batch, with the seconds that it took; whether the next goes alone.
     Raises NotDurable when Redis does not take them; then nothing is deleted that is not in Redis. A segment that
     the disk does not give back stands in the way of no other.
     """
     count = 0
     with ThreadPoolExecutor(DRAIN_LANES, thread_name_prefix="drain") as pool:
         for segment in source.drainable():
+            feed = _Feed(pool, acceptor, give_way)
             try:
-                count += sum(_accepted(pool, acceptor, spool.read(segment), give_way))
+                feed.run(spool.read(segment))
                 segment.unlink(missing_ok=True)
             except OSError as error:
                 log.warning("a segment of the spool stays", segment=segment.name, reason=_reason(error))
+            finally:
+                count += feed.new
     if count:
         log.info("drained the spool", events=count)
     return count
 
 
-def _accepted(
-    pool: ThreadPoolExecutor, acceptor: Acceptor, events: Iterable[Event], give_way: Callable[[float], None]
-) -> Iterator[int]:
-    """How many of each batch were new; while Redis is at one, the next is made ready."""
-    under_way: deque[Future[tuple[int, float]]] = deque()
-    for batch in _batches(events):
-        if len(under_way) == DRAIN_LANES:
-            new, seconds = under_way.popleft().result()
-            yield new
-            give_way(seconds)
-        under_way.append(pool.submit(_timed, acceptor, batch))
-    for last in under_way:
-        new, seconds = last.result()
-        yield new
-        give_way(seconds)
+class _Feed:
+    """Brings events to Redis; while it is at one batch, the next is made ready."""
 
+    def __init__(self, pool: ThreadPoolExecutor, acceptor: Acceptor, give_way: Callable[[float], bool]) -> None:
+        self._pool = pool
+        self._acceptor = acceptor
+        self._give_way = give_way
+        self._under_way: deque[Future[tuple[int, float]]] = deque()
+        self._lanes = DRAIN_LANES
+        #: How many were new.
+        self.new = 0
 
-def _timed(acceptor: Acceptor, batch: Sequence[Event]) -> tuple[int, float]:
-    """How many were new, and the seconds that it took."""
-    begun = time.monotonic()
-    return sum(acceptor.accept(batch)), time.monotonic() - begun
+    def run(self, events: Iterable[Event]) -> None:
+        """All of them. Raises NotDurable, and OSError where they cannot be read to the end."""
+        try:
+            for batch in _batches(events):
+                while len(self._under_way) >= self._lanes:
+                    self._account()
+                self._under_way.append(self._pool.submit(self._accept, batch))
+        finally:
+            while self._under_way:
+                self._account()
+
+    def _accept(self, batch: Sequence[Event]) -> tuple[int, float]:
+        begun = time.monotonic()
+        return sum(self._acceptor.accept(batch)), time.monotonic() - begun
+
+    def _account(self) -> None:
+        new, seconds = self._under_way.popleft().result()
+        self.new += new
+        self._lanes = 1 if self._give_way(seconds) else DRAIN_LANES
 
 
 def _outcomes(new: Sequence[bool]) -> Sequence[str]:

@@ -30,7 +30,7 @@ TOGETHER = 64
 
 #: A callback's first line as anybody writes it, and what else the loop must know of its head. What is unusual threads
 #: take, and gunicorn's parser has the last word in any case.
-_FIRST_LINE = re.compile(rb"POST (/callback/[^ ?]+)(?:\?[^ ]*)? HTTP/1\.1\r\n")
+_FIRST_LINE = re.compile(rb"POST (/callback/[^ ?]+)(?:\?[^ ]*)? HTTP/1\.[01]\r\n")
 _BEGINNING, _END = b"POST /callback/", b"\r\n\r\n"
 _LENGTH = re.compile(rb"(?i)\ncontent-length: *([0-9]{1,6})\r")
 _UNUSUAL = re.compile(rb"(?i)\n(?:transfer-encoding|expect|upgrade)")
@@ -67,6 +67,7 @@ class Gatherer(Worker):
     def run(self) -> None:
         self._callbacks: Callbacks = self.wsgi.wsgi_app
         super().run()
+        self._callbacks.stop()
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection is new, or has something to say."""

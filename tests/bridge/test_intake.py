@@ -14,7 +14,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from bridge import embedded, messages
+from bridge import embedded, messages, spool
 from bridge import intake as module
 from bridge.accept import Acceptor
 from bridge.config import Config
@@ -134,7 +134,7 @@ def test_what_redis_refuses_while_it_is_drained_stays_and_is_drained_later(
     tries: list[int] = []
     real = module.drain
 
-    def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], None]) -> int:
+    def drain(source: Spool, acceptor: Acceptor, give_way: Callable[[float], bool]) -> int:
         tries.append(1)
         return real(source, acceptor, give_way)
 
@@ -176,6 +176,44 @@ def test_a_segment_is_deleted_only_when_redis_has_all_of_it(
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+def test_what_comes_before_a_segments_torn_end_is_fed_in_also_where_the_end_cannot_be_kept(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    source = Spool(tmp_path / "spool")
+    source.add([event(number) for number in range(200)])
+    source.close()
+    (segment,) = (tmp_path / "spool").iterdir()
+    segment.write_bytes(segment.read_bytes() + b"torn")
+    monkeypatch.setattr(spool, "_keep", full)
+    with redis.Redis.from_url(server.url) as client:
+        assert drain(Spool(tmp_path / "spool"), Acceptor(client)) == 192  # three batches that were whole
+    assert segment.exists()
+    assert len(waiting(server)) == 192
+
+
+def test_a_drainer_that_is_told_to_stop_does_not_complain(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of its process it finds no threads."""
+    asked = threading.Event()
+
+    def no_threads(*_: object) -> int:
+        asked.set()
+        intake._stopping.wait(10)
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(module, "drain", no_threads)
+    with capture_logs() as logs:
+        intake.missed([])
+        assert asked.wait(10)
+        intake.stop()
+        for thread in threading.enumerate():
+            if thread.name == "drain":
+                thread.join(10)
+    assert [line for line in logs if line["log_level"] == "error"] == []
+
+
 @pytest.mark.parametrize("callbacks", [True, False])
 def test_the_drainer_gives_way_to_callbacks(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, callbacks: bool
@@ -188,6 +226,10 @@ def test_the_drainer_gives_way_to_callbacks(
     worked: list[float] = []
     rested: list[float] = []
 
+    def rest(seconds: float) -> None:
+        rested.append(seconds)
+        intake.take([event(-1)])
+
     def accept_beside_callbacks(batch: Sequence[Event]) -> list[bool]:
         begun = time.monotonic()
         if callbacks:
@@ -198,13 +240,14 @@ def test_the_drainer_gives_way_to_callbacks(
 
     monkeypatch.setattr(intake, "_accept", accept)  # by which callbacks come
     monkeypatch.setattr(intake._acceptor, "accept", accept_beside_callbacks)
-    monkeypatch.setattr(intake._stopping, "wait", rested.append)
+    monkeypatch.setattr(intake._stopping, "wait", rest)
     intake.start()
     wait_until(lambda: not list((tmp_path / "spool").iterdir()), what="the spool to be drained")
     intake.stop()
     assert len(worked) == 4
     if callbacks:
-        assert sum(rested) > sum(worked)
+        assert len(rested) == 4
+        assert sum(rested) > 2 * sum(worked)
     else:
         assert rested == []
 
