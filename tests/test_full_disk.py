@@ -12,7 +12,7 @@ import urllib3
 from bridge.events import CONTACT_EVENTS
 from ops import envelopes
 from tests.installation import Installation, installed
-from tests.servers import free_port
+from tests.servers import free_port, missing
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def disk(folder: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.getuid() != 0 or subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
-        pytest.skip("only root can mount a small disk, and not everywhere")
+        missing("the right to mount a small disk, which only root has, and not everywhere,")
     try:
         yield folder / "filling"
     finally:
