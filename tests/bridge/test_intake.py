@@ -356,7 +356,7 @@ def test_a_miss_is_noted_once_redis_is_back(intake: Intake, server: RedisServer)
     server.start()
     with redis.Redis.from_url(server.url) as client:
         wait_until(lambda: Misses(client).read().keys() == {"acme"}, what="the note")
-    assert waiting(server) == ["e1"]
+    wait_until(lambda: waiting(server) == ["e1"], what="the spool to be drained")
 
 
 def test_whether_it_is_ready_is_found_out_once_and_then_known(
