@@ -36,7 +36,7 @@ local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
 local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local fresh, types, arrived = {}, {}, {}
--- Each call costs as much as a loop of these; a call takes some thousand values at most.
+-- Most of an event's cost is calls, so what comes together enters together; one takes some thousand values at most.
 local function in_pieces(jobs, act)
   for at = 1, #jobs, 1000 do act(unpack(jobs, at, math.min(at + 999, #jobs))) end
 end
