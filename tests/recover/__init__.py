@@ -1,0 +1,1 @@
+"""A third-party app's whole life on a real installation."""
